@@ -1,0 +1,53 @@
+"""Direct preference optimisation: raise the chosen response over the rejected one, against a reference.
+
+Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model"
+(arXiv 2305.18290), equation 7. Needs pairs; one weight, ``beta``.
+
+Legend of shapes: B records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from mmalign.objectives import Metrics, Term, Terms, Views, reward_metrics
+from mmalign.plugins import option
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """-log sigmoid of the reward margin: the negative log-likelihood that chosen beats rejected.
+
+    Args:
+        chosen, rejected: implicit rewards beta * (log policy - log reference) of whole responses. Shape: (B,).
+
+    Returns:
+        Loss of each pair; log 2 where the margin is 0. Shape: (B,).
+    """
+    return -logsigmoid(chosen - rejected)
+
+
+@dataclass(frozen=True)
+class DPO:
+    """-log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)); DPO, arXiv 2305.18290, eq. 7.
+
+    Log-probabilities are sums over the response's tokens, end-of-turn token included.
+    """
+
+    beta: float = option(0.1, "Pull towards the reference: larger keeps the policy closer to it.")
+
+    views: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+
+    def __call__(
+        self, policy: Views, reference: Views, batch: Mapping[str, Tensor], state: Any = None
+    ) -> tuple[Terms, Metrics]:
+        chosen = self.beta * (policy["chosen"].sum() - reference["chosen"].sum())
+        rejected = self.beta * (policy["rejected"].sum() - reference["rejected"].sum())
+        present = policy["chosen"].present & policy["rejected"].present
+        terms = {"dpo": Term(dpo_loss(chosen, rejected), present)}
+        return terms, reward_metrics(chosen, rejected, present)

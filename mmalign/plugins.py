@@ -1,0 +1,84 @@
+"""Finding objectives, builders, benchmarks and backbones: the file name is the name.
+
+`mmalign.objectives.dpo` is the objective `dpo`; `path/to/my_loss.py:MyLoss` names a class in a file of the
+user's own. There is no registry to keep in step: adding a file adds the plugin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mmalign.records import InputError
+
+
+def option(default: Any, help: str) -> Any:  # noqa: A002 - argparse's word for it
+    """A field of a plugin's dataclass that is a flag on the command line: its default and what it does."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def names(package: str) -> list[str]:
+    """Names of the plugins in ``package`` (its modules whose name does not start with an underscore)."""
+    folder = importlib.import_module(package).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_"))
+
+
+def find_module(package: str, name: str) -> ModuleType:
+    """The module behind ``name``: a plugin of ``package``, or a path that ends in ``.py``.
+
+    Raises:
+        InputError: there is no such plugin or file; the message lists what there is.
+    """
+    if name.endswith(".py"):
+        return _module_from_file(Path(name))
+    known = names(package)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"{package} has no {name!r}{hint} (it has: {', '.join(known)})")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def find_class(package: str, name: str) -> type:
+    """The plugin class behind ``name`` (``dpo`` or ``path/to/file.py:Class``).
+
+    A plugin file holds one public dataclass that can be called: that is the plugin. A file with several says
+    which by ``file.py:Class``.
+    """
+    file_name, _, class_name = name.partition(":")
+    module = find_module(package, file_name)
+    if class_name:
+        if not hasattr(module, class_name):
+            raise InputError(f"{file_name} has no class {class_name!r}")
+        return getattr(module, class_name)
+    classes = [c for c in vars(module).values() if _is_plugin(c, module)]
+    if len(classes) != 1:
+        found = ", ".join(c.__name__ for c in classes) or "none"
+        raise InputError(f"{file_name}: expected one callable dataclass, found {found}; name it as FILE.py:Class")
+    return classes[0]
+
+
+def _is_plugin(candidate: object, module: ModuleType) -> bool:
+    return (
+        isinstance(candidate, type)
+        and dataclasses.is_dataclass(candidate)
+        and candidate.__module__ == module.__name__
+        and not candidate.__name__.startswith("_")
+        and "__call__" in vars(candidate)
+    )
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError("no such file", file=path)
+    spec = importlib.util.spec_from_file_location(f"mmalign_plugin_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
