@@ -1,0 +1,782 @@
+"""The words of the project: every record that crosses a border, its JSONL, its validation.
+
+A record file holds one JSON object a line, for example::
+
+    {"id": "a#0", "prompt": [{"role": "user", "content": "What is here?"}], "images": ["a.png"],
+     "chosen": [{"role": "assistant", "content": "A red cube."}],
+     "rejected": [{"role": "assistant", "content": "A red cube and a dog."}]}
+
+Inside the program a message always has block content, ``{"role": "user", "content": [{"type": "image"},
+{"type": "text", "text": "..."}]}``; a file may also hold a plain string. ``null`` stands for an absent field,
+as in files that were exported from a table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+Message = dict[str, Any]
+Messages = list[Message]
+Spans = tuple[tuple[int, int], ...]
+Check = Callable[[Any], Any]
+
+ROLES = ("system", "user", "assistant", "tool")
+BLOCKS = ("text", "image", "video")
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+_BOM = b"\xef\xbb\xbf"
+
+
+class InputError(ValueError):
+    """Something in the user's input that the user can mend: where it is, what is wrong, what to do."""
+
+    def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None,
+                 field: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.file, self.line, self.field = problem, file, line, field
+
+    def __str__(self) -> str:
+        """``pairs.jsonl:7: field 'images': no such file: a.png``, less the parts that are not known."""
+        place = "" if self.file is None else str(self.file)
+        if self.line is not None:
+            place += f":{self.line}" if place else f"line {self.line}"
+        parts = [place, f"field '{self.field}'" if self.field else "", self.problem]
+        return ": ".join(part for part in parts if part)
+
+
+@contextmanager
+def _within(name: str) -> Iterator[None]:
+    """Puts ``name`` before the field of an error raised inside: ``[1]`` becomes ``prompt[1]``."""
+    try:
+        yield
+    except InputError as error:
+        inner = error.field or ""
+        error.field = name + (inner if not inner or inner.startswith("[") else f".{inner}")
+        raise
+
+
+@contextmanager
+def _located(file: str | Path | None, line: int | None) -> Iterator[None]:
+    """Adds file and line to an error raised inside that does not know them."""
+    try:
+        yield
+    except InputError as error:
+        error.file = file if error.file is None else error.file
+        error.line = line if error.line is None else error.line
+        raise
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Messages
+# ---------------------------------------------------------------------------------------------------------
+
+def text_of(messages: Messages) -> str:
+    """The text blocks of ``messages``, joined without a separator; messages are joined by a newline.
+
+    Character spans count in ``text_of(record.chosen)``.
+    """
+    return "\n".join("".join(block["text"] for block in message["content"] if block["type"] == "text")
+                     for message in messages)
+
+
+def user_message(text: str, images: int = 0, videos: int = 0) -> Message:
+    """A user turn with its media first: images, then videos, then the text."""
+    media = [{"type": "image"} for _ in range(images)] + [{"type": "video"} for _ in range(videos)]
+    return {"role": "user", "content": [*media, {"type": "text", "text": text}]}
+
+
+def assistant_message(text: str) -> Message:
+    """An assistant turn of one text block."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def _count(messages: Messages, kind: str) -> int:
+    return sum(block["type"] == kind for message in messages for block in message["content"])
+
+
+def _place_media(messages: Messages, images: int, videos: int) -> Messages:
+    """Turns string contents into blocks; media with no placeholder go first in the first string of a user."""
+    written = [message for message in messages if isinstance(message["content"], list)]
+    unplaced = not _count(written, "image") and not _count(written, "video")
+    placed = []
+    for message in messages:
+        if isinstance(message["content"], str):
+            here = unplaced and message["role"] == "user"
+            content = user_message(message["content"], *((images, videos) if here else ()))["content"]
+            message = {**message, "content": content}
+            unplaced = unplaced and not here
+        placed.append(message)
+    return placed
+
+
+def _check_placeholders(messages: Messages, field: str, media: Mapping[str, Sequence[str]]) -> None:
+    """``media`` maps the names of media fields (images, rejected_videos, ...) to their paths."""
+    for name, paths in media.items():
+        kind = "image" if name.endswith("images") else "video"
+        found = _count(messages, kind)
+        if found != len(paths):
+            raise InputError(
+                f"{len(paths)} path(s), but {field} has {found} {kind} placeholder(s): give one "
+                f'{{"type": "{kind}"}} block for each path', field=name)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Checks of one value: they return it in the program's own form or raise InputError without a place
+# ---------------------------------------------------------------------------------------------------------
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", tuple: "a list", str: "a string", bool: "a boolean",
+             int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _expect(value: object, types: type | tuple[type, ...], wanted: str) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
+        raise InputError(f"expected {wanted}, got {_kind(value)}")
+
+
+def _string(value: object) -> str:
+    _expect(value, str, "a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"character {error.start} is half of a surrogate pair: remove it") from None
+    return value
+
+
+def _name(value: object) -> str:
+    if not _string(value).strip():
+        raise InputError("is empty: give a name")
+    return value
+
+
+def _number(value: object) -> float:
+    _expect(value, (int, float), "a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"must be a finite number, got {number}")
+    return number
+
+
+def _weight(value: object) -> float:
+    if _number(value) < 0:
+        raise InputError(f"must be 0 or more, got {value}")
+    return float(value)
+
+
+def _probability(value: object) -> float:
+    if not 0 <= _number(value) <= 1:
+        raise InputError(f"is a probability: it must be from 0 to 1, got {value}")
+    return float(value)
+
+
+def _rank(value: object) -> int:
+    _expect(value, int, "an integer")
+    if value < 0:
+        raise InputError(f"must be 0 or more, got {value}")
+    return value
+
+
+def _json(value: Any) -> Any:
+    """Any JSON, as long as its strings are text and its numbers finite."""
+    if isinstance(value, Mapping):
+        return {_string(key): _nested(f"{key}", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nested(f"[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, str):
+        return _string(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return _number(value)
+
+
+def _nested(name: str, value: Any) -> Any:
+    with _within(name):
+        return _json(value)
+
+
+def _meta(value: object) -> dict[str, Any]:
+    _expect(value, Mapping, "an object")
+    return _json(value)
+
+
+def _scores(value: object) -> dict[str, float]:
+    _expect(value, Mapping, 'an object of numbers such as {"reward": 1.5}')
+    scores = {}
+    for name, number in value.items():
+        with _within(str(name)):
+            scores[_name(name)] = _number(number)
+    return scores
+
+
+def _media_names(value: object) -> tuple[str, ...]:
+    _expect(value, (list, tuple), "a list of paths")
+    for i, name in enumerate(value):
+        with _within(f"[{i}]"):
+            _check_media_name(_name(name))
+    return tuple(value)
+
+
+def _check_media_name(name: str) -> None:
+    """Refuses by its spelling alone what can never be a path inside the media root."""
+    if "://" in name:
+        raise InputError(f"is a URL, expected a relative path: download it and name the file: {name}")
+    if "\0" in name:
+        raise InputError(f"has a zero byte in it: {name!r}")
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        raise InputError(f"is absolute, expected a path relative to the media root (--media_root): {name}")
+    if os.path.normpath(name).split(os.sep)[0] == "..":
+        raise InputError(f"leaves the media root (--media_root): {name}")
+
+
+def _spans(value: object) -> Spans:
+    _expect(value, (list, tuple), "a list of [start, end) pairs")
+    end = 0
+    for i, span in enumerate(value):
+        with _within(f"[{i}]"):
+            if not isinstance(span, (list, tuple)) or len(span) != 2 or any(type(x) is not int for x in span):
+                raise InputError("expected two integers, [start, end)")
+            if not 0 <= span[0] < span[1]:
+                raise InputError(f"start must be 0 or more and less than end, got {list(span)}")
+            if span[0] < end:
+                raise InputError(f"{list(span)} begins before the span ahead of it ends: sort and join them")
+            end = span[1]
+    return tuple((start, stop) for start, stop in value)
+
+
+def _block(value: object) -> dict[str, str]:
+    _expect(value, Mapping, "a content block")
+    block = {key: item for key, item in value.items() if item is not None}
+    kind = block.get("type")
+    if kind not in BLOCKS:
+        raise InputError(f"expected one of {', '.join(BLOCKS)}, got {kind!r}", field="type")
+    extra = sorted(set(block) - {"type", *(["text"] if kind == "text" else [])})
+    if extra:
+        raise InputError(f"a block of type {kind} has no such key; paths belong in the record's {kind}s"
+                         if kind != "text" else "a block of type text has no such key", field=extra[0])
+    if kind == "text":
+        with _within("text"):
+            _string(block.get("text"))
+    return block
+
+
+def _message(value: object) -> Message:
+    """A message whose content is blocks, or a string that is still to be turned into blocks."""
+    _expect(value, Mapping, 'a message, {"role": ..., "content": ...}')
+    message = {key: item for key, item in value.items() if item is not None}
+    _refuse_unknown(message, _MESSAGE_KEYS)
+    if message.get("role") not in ROLES:
+        raise InputError(f"expected one of {', '.join(ROLES)}, got {message.get('role')!r}", field="role")
+    content = message.get("content")
+    with _within("content"):
+        _expect(content, (str, list, tuple), "a string or a list of content blocks")
+        if isinstance(content, str):
+            return {**message, "content": _string(content)}
+        blocks = []
+        for i, block in enumerate(content):
+            with _within(f"[{i}]"):
+                blocks.append(_block(block))
+    return {**message, "content": blocks}
+
+
+def _prompt(value: object) -> Messages:
+    """Turns that end in the user's; a plain string is one user turn."""
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    _expect(value, (list, tuple), "a list of messages")
+    messages = []
+    for i, message in enumerate(value):
+        with _within(f"[{i}]"):
+            messages.append(_message(message))
+    if not messages or messages[-1]["role"] != "user":
+        raise InputError("must end in a user turn: the response that follows it goes into chosen or rejected")
+    return messages
+
+
+def _answer(value: object) -> Message:
+    """One assistant message with text and nothing but text."""
+    message = _message(value)
+    if message["role"] != "assistant":
+        raise InputError(f"expected an assistant message, got one of {message['role']}", field="role")
+    [message] = _place_media([message], 0, 0)
+    if any(block["type"] != "text" for block in message["content"]):
+        raise InputError("a response may only hold text: media belong to the prompt", field="content")
+    if not text_of([message]).strip():
+        raise InputError("is empty: give the response a text, or leave the field out", field="content")
+    return message
+
+
+def _answers(value: object) -> Messages:
+    _expect(value, (list, tuple), "a list of one assistant message")
+    if len(value) != 1:
+        raise InputError(f"expected a list of one assistant message, got {len(value)}")
+    with _within("[0]"):
+        return [_answer(value[0])]
+
+
+def _responses(value: object) -> tuple[Response, ...]:
+    _expect(value, (list, tuple), "a list of responses")
+    if len(value) < 2:
+        raise InputError(f"expected two or more, got {len(value)}: a single one goes into chosen or rejected")
+    responses = []
+    for i, item in enumerate(value):
+        with _within(f"[{i}]"):
+            responses.append(Response.parse(item))
+    return tuple(responses)
+
+
+def _refuse_unknown(obj: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in obj:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"
+            raise InputError(f"unknown field; {hint}", field=str(name))
+
+
+def _values(obj: object, checks: Mapping[str, Check], required: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``obj`` that are present, each passed through its check."""
+    _expect(obj, Mapping, "a JSON object")
+    _refuse_unknown(obj, checks)
+    values = {}
+    for name, check in checks.items():
+        if obj.get(name) is not None:
+            with _within(name):
+                values[name] = check(obj[name])
+        elif name in required:
+            raise InputError("is missing", field=name)
+    return values
+
+
+def _to_json(value: Any) -> Any:
+    """A dataclass as a dict without the fields that are at their default; tuples as lists."""
+    if isinstance(value, (Record, Question, Prediction, Response)):
+        defaults = {f.name: f.default if f.default_factory is MISSING else {} for f in fields(value)}
+        items = {name: getattr(value, name) for name in defaults}
+        return {name: _to_json(item) for name, item in items.items() if item != defaults[name]}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The records
+# ---------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Response:
+    """One of a record's ``responses``. ``rank``: smaller is better. ``spans`` count in the message's text."""
+
+    message: Message
+    scores: dict[str, float] = field(default_factory=dict)
+    rank: int | None = None
+    spans: Spans | None = None
+    critique: str | None = None
+
+    @classmethod
+    def parse(cls, obj: object) -> Response:
+        """Raises InputError naming the field."""
+        response = cls(**_values(obj, _RESPONSE_CHECKS, required=("message",)))
+        _check_inside(response.spans, [response.message], "spans")
+        return response
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object; fields at their default are left out."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One preference record: a prompt with media, and responses that are better or worse.
+
+    Absent: None for messages, spans, texts and numbers; () for media; {} for scores and meta.
+    """
+
+    id: str
+    prompt: Messages
+    chosen: Messages | None = None
+    rejected: Messages | None = None
+    responses: tuple[Response, ...] | None = None
+    gold: Messages | None = None
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    rejected_images: tuple[str, ...] = ()
+    rejected_videos: tuple[str, ...] = ()
+    rejected_prompt: Messages | None = None
+    chosen_spans: Spans | None = None
+    rejected_spans: Spans | None = None
+    chosen_scores: dict[str, float] = field(default_factory=dict)
+    rejected_scores: dict[str, float] = field(default_factory=dict)
+    chosen_critique: str | None = None
+    rejected_critique: str | None = None
+    difficulty: float | None = None
+    group: str | None = None
+    weight: float | None = None
+    strength: float | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Record:
+        """Checks ``obj`` and brings it into block form. Raises InputError with file, line and field."""
+        with _located(file, line):
+            values = _values(obj, _RECORD_CHECKS, required=("id", "prompt"))
+            media = len(values.get("images", ())), len(values.get("videos", ()))
+            for name in ("prompt", "rejected_prompt"):
+                if name in values:
+                    values[name] = _place_media(values[name], *media)
+            record = cls(**values)
+            _check_record(record)
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object; absent fields are left out, and ``Record.parse(record.to_json()) == record``."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One item of a benchmark; ``gold`` is its reference answer where it has one."""
+
+    id: str
+    prompt: Messages
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    gold: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Question:
+        """Raises InputError with file, line and field."""
+        with _located(file, line):
+            values = _values(obj, _QUESTION_CHECKS, required=("id", "prompt"))
+            media = {name: values.get(name, ()) for name in ("images", "videos")}
+            values["prompt"] = _place_media(values["prompt"], *map(len, media.values()))
+            _check_placeholders(values["prompt"], "prompt", media)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object; absent fields are left out."""
+        return _to_json(self)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model's answer to the question of the same id; the text may be empty."""
+
+    id: str
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Prediction:
+        """Raises InputError with file, line and field."""
+        with _located(file, line):
+            return cls(**_values(obj, _PREDICTION_CHECKS, required=("id", "text")))
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object; absent fields are left out."""
+        return _to_json(self)
+
+
+_RESPONSE_CHECKS: dict[str, Check] = {
+    "message": _answer, "scores": _scores, "rank": _rank, "spans": _spans, "critique": _string,
+}
+_RECORD_CHECKS: dict[str, Check] = {
+    "id": _name, "prompt": _prompt, "chosen": _answers, "rejected": _answers, "responses": _responses,
+    "gold": _answers, "images": _media_names, "videos": _media_names, "rejected_images": _media_names,
+    "rejected_videos": _media_names, "rejected_prompt": _prompt, "chosen_spans": _spans,
+    "rejected_spans": _spans, "chosen_scores": _scores, "rejected_scores": _scores,
+    "chosen_critique": _string, "rejected_critique": _string, "difficulty": _number, "group": _name,
+    "weight": _weight, "strength": _probability, "meta": _meta,
+}
+_QUESTION_CHECKS: dict[str, Check] = {
+    "id": _name, "prompt": _prompt, "images": _media_names, "videos": _media_names, "gold": _string,
+    "meta": _meta,
+}
+_PREDICTION_CHECKS: dict[str, Check] = {"id": _name, "text": _string, "meta": _meta}
+
+
+def _check_record(record: Record) -> None:
+    """What concerns several fields at once."""
+    if record.chosen is None and record.rejected is None and record.responses is None:
+        raise InputError("at least one of chosen, rejected, responses must be given", field="chosen")
+    own = {"images": record.images, "videos": record.videos}
+    negative = {"rejected_images": record.rejected_images, "rejected_videos": record.rejected_videos}
+    given = {name: paths for name, paths in negative.items() if paths}
+    _check_placeholders(record.prompt, "prompt", own | given)
+    if record.rejected_prompt is not None:
+        _check_placeholders(record.rejected_prompt, "rejected_prompt", own)
+    _check_sides(record)
+    _check_inside(record.chosen_spans, record.chosen, "chosen_spans")
+    _check_inside(record.rejected_spans, record.rejected, "rejected_spans")
+
+
+def _check_sides(record: Record) -> None:
+    """What is said of a side needs that side, and the two sides must differ in something."""
+    other = (record.rejected_images not in ((), record.images)
+             or record.rejected_videos not in ((), record.videos)
+             or record.rejected_prompt not in (None, record.prompt))
+    present = {"chosen": record.chosen is not None, "rejected": record.rejected is not None or other}
+    for side in present:
+        for name in (f"{side}_scores", f"{side}_critique"):
+            if getattr(record, name) and not present[side]:
+                raise InputError(f"is given, but the record has no {side}", field=name)
+    if record.chosen and record.rejected and not other and text_of(record.chosen) == text_of(record.rejected):
+        raise InputError("is equal to chosen, and neither media nor prompt of the rejected side differ: "
+                         "there is nothing to prefer", field="rejected")
+
+
+def _check_inside(spans: Spans | None, messages: Messages | None, field: str) -> None:
+    if spans is None:
+        return
+    if messages is None:
+        raise InputError("is given, but the text that it counts in is not", field=field)
+    length = len(text_of(messages))
+    if spans and spans[-1][1] > length:
+        raise InputError(f"{list(spans[-1])} ends after the text, which has {length} characters", field=field)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------
+
+def media_path(name: str, root: str | Path) -> Path:
+    """The real path of a record's media file; InputError if it is absolute or leaves ``root``.
+
+    Symbolic links are resolved first, so a link cannot lead out either. The file need not exist.
+    """
+    _check_media_name(name)
+    try:
+        base = Path(root).resolve()
+        path = (base / name).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is RuntimeError until Python 3.13
+        raise InputError(f"cannot be followed ({error}): {name}") from None
+    if path == base or not path.is_relative_to(base):
+        raise InputError(f"leaves the media root {base} (--media_root): {name}")
+    return path
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    obj = dict(pairs)
+    if len(obj) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise InputError("is given twice in one object: keep one", field=twice)
+    return obj
+
+
+def _decode(line: bytes) -> Any:
+    """One line of JSON. NaN passes here, so that the check of its field can name it."""
+    try:
+        return json.loads(line.decode(), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"malformed JSON at column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise InputError("malformed JSON: nested too deeply") from None
+    except InputError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(f"malformed JSON: {error}") from None
+
+
+def _open(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """(line number from 1, byte offset, line) of every line that is not blank, less a byte order mark."""
+    offset = 0
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
+            if line[start:].strip():
+                yield number, offset + start, line[start:]
+            offset += len(line)
+
+
+def read_jsonl(path: str | Path, parse: Callable[..., Any]) -> Iterator[Any]:
+    """The rows of a file: ``read_jsonl(path, Question.parse)``. Raises InputError at the first bad line."""
+    path = Path(path)
+    for number, _, line in _lines(path):
+        with _located(path, number):
+            obj = _decode(line)
+        yield parse(obj, file=path, line=number)
+
+
+def json_line(row: Any) -> bytes:
+    """A dict, or an object with ``to_json()``, as one line of UTF-8 JSON with its newline."""
+    obj = row.to_json() if hasattr(row, "to_json") else row
+    return json.dumps(obj, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings a folder's list of names to the disk, so that a new or renamed file outlives a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Any]:
+    """A binary file that appears under ``path`` whole, when the block ends, or not at all.
+
+    ``temporary``: where it grows, in the same file system. A caller that holds a lock names one, so that
+    what a kill leaves behind is overwritten the next time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Writes rows (dicts, or objects with ``to_json()``) whole or not at all; an old file is replaced."""
+    with atomic_write(Path(path)) as file:
+        for row in rows:
+            file.write(json_line(row))
+
+
+class RecordFile(Sequence[Record]):
+    """The records of a file by index, read when asked for; only 8 bytes a record are held in memory.
+
+    Safe to send to other processes and to use after a fork: rows are read by position, and no file handle
+    is pickled. Media names are relative to ``media_root``, which is the file's own folder unless given.
+    """
+
+    def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.media_root = self.path.parent if media_root is None else Path(media_root)
+        self._offsets = array("Q")
+        self._blanks = array("Q")  # for every blank line, how many records stand before it
+        expected = 1
+        for number, offset, _ in _lines(self.path):
+            self._blanks.extend([len(self._offsets)] * (number - expected))
+            self._offsets.append(offset)
+            expected = number + 1
+        self._offsets.append(self.path.stat().st_size)
+        self._file: Any = None
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        line = self.line_of(index)
+        index = range(len(self))[index]
+        start, stop = self._offsets[index], self._offsets[index + 1]
+        if self._file is None:
+            self._file = _open(self.path)
+        with _located(self.path, line):
+            # pread leaves the position alone, which forked processes share. Blank lines may follow the row.
+            obj = _decode(os.pread(self._file.fileno(), stop - start, start).rstrip())
+        return Record.parse(obj, file=self.path, line=line)
+
+    def line_of(self, index: int) -> int:
+        """The line, counted from 1, on which a record stands."""
+        index = range(len(self))[index]
+        return index + 1 + bisect_right(self._blanks, index)
+
+    def media(self, record: Record, field: str = "images") -> tuple[Path, ...]:
+        """The real paths of a record's ``images``, ``videos``, ``rejected_images`` or ``rejected_videos``."""
+        with _located(self.path, None), _within(field):
+            return tuple(media_path(name, self.media_root) for name in getattr(record, field))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self._file.close()
+
+
+def validate(path: str | Path, media_root: str | Path | None = None,
+             open_media: Callable[[Path], object] | None = None) -> Iterator[InputError]:
+    """Every problem of a record file, in the order of its lines; nothing is raised.
+
+    ``open_media`` (for example ``mmalign.media.open_image``) is called once on each distinct image file and
+    reports by raising InputError; videos need only exist. Without it no media file is touched.
+    """
+    path = Path(path)
+    root = path.parent if media_root is None else Path(media_root)
+    first_line: dict[str, int] = {}
+    media = _MediaCheck(root, open_media) if open_media else None
+    empty = True
+    try:
+        for number, _, line in _lines(path):
+            empty = False
+            for problem in _problems(line, number, first_line, media):
+                problem.file, problem.line = path, number
+                yield problem
+    except InputError as error:  # the file itself cannot be read
+        yield error
+        return
+    if empty:
+        yield InputError("holds no record", file=path)
+
+
+def _problems(line: bytes, number: int, first_line: dict[str, int],
+              media: _MediaCheck | None) -> Iterator[InputError]:
+    try:
+        obj = _decode(line)
+        identity = obj.get("id") if isinstance(obj, dict) else None
+        if isinstance(identity, str) and first_line.setdefault(identity, number) != number:
+            yield InputError(f"{identity!r} is that of line {first_line[identity]} too: make ids unique",
+                             field="id")
+        record = Record.parse(obj)
+    except InputError as error:
+        yield error
+        return
+    if media:
+        yield from media(record)
+
+
+class _MediaCheck:
+    """Looks at the media of one record after another; what was found out about a file is kept."""
+
+    def __init__(self, root: Path, open_image: Callable[[Path], object]) -> None:
+        self.root, self.open_image = root, open_image
+        self.known: dict[Path, str] = {}  # path -> problem, empty where there is none
+
+    def __call__(self, record: Record) -> Iterator[InputError]:
+        for name in ("images", "videos", "rejected_images", "rejected_videos"):
+            for media in getattr(record, name):
+                try:
+                    problem = self._problem(media_path(media, self.root), media, name)
+                except InputError as error:
+                    problem = error.problem
+                if problem:
+                    yield InputError(problem, field=name)
+
+    def _problem(self, path: Path, media: str, name: str) -> str:
+        if path not in self.known:
+            try:
+                self.known[path] = "" if path.is_file() else f"no such file: {media}"
+                if path.is_file() and name.endswith("images"):
+                    self.open_image(path)
+            except InputError as error:
+                self.known[path] = error.problem
+        return self.known[path]
