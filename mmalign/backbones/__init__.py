@@ -1,0 +1,85 @@
+"""Backbones: a vision-language model of any family behind one contract.
+
+`load` returns a `Backbone` around any model that transformers' ``AutoModelForImageTextToText`` loads. What is
+common to all families lives in `_backbone` and `_generation`; a family that differs has a file of its own here,
+named after its ``model_type``, with a subclass that holds only what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmalign import plugins
+from mmalign.backbones._backbone import Backbone, Context, Response
+from mmalign.backbones._generation import Job
+from mmalign.records import InputError
+
+__all__ = ["Backbone", "Context", "Job", "Response", "load"]
+
+
+def load(
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a model and its processor from a Hugging Face folder or name.
+
+    Args:
+        path: model folder or hub name; a PEFT adapter folder also works and brings its base model along.
+        adapter: PEFT adapter folder to put on top of ``path``.
+        dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
+        attn_implementation: ``sdpa``, ``eager`` or another name that transformers knows.
+        device: where to put the weights; the first GPU, or else the CPU, by default.
+        trust_remote_code: run Python code that came with the model. Off unless asked for.
+
+    Raises:
+        InputError: the folder holds no model or processor that transformers can load.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    path, adapter = _base_and_adapter(str(path), adapter)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+        processor = AutoProcessor.from_pretrained(path, **options)
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attn_implementation, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    sources = [source for source in (path, adapter) if source is not None]
+    return backbone_class(config.model_type)(model, processor, sources)
+
+
+def backbone_class(model_type: str) -> type[Backbone]:
+    """The class for a family: the one in the file named after it, or the generic one."""
+    if model_type not in plugins.names(__name__):
+        return Backbone
+    module = plugins.find_module(__name__, model_type)
+    return next(c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__)
+
+
+def _base_and_adapter(path: str, adapter: str | Path | None) -> tuple[str, str | Path | None]:
+    """Follow an adapter folder to its base model."""
+    config = Path(path) / "adapter_config.json"
+    if not config.is_file():
+        return path, adapter
+    if adapter is not None:
+        raise InputError("this folder is an adapter already; merge it first (mmalign merge)", file=path)
+    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"], path
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,198 @@
+"""Batched generation that a builder can steer: masked image tokens, continued answers, one seed a row.
+
+``transformers.generate`` draws every row from torch's global generator, so a row's text depends on the batch
+it happens to be in. Here each row has its own counter-based stream: batching, order and the number of
+processes do not change what is written.
+
+Legend of shapes: R rows (jobs), T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmalign import runs
+from mmalign.records import InputError
+
+if TYPE_CHECKING:
+    from mmalign.backbones._backbone import Backbone, Context
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One text to write.
+
+    Attributes:
+        messages: the prompt, with a block for every image.
+        images: its pictures, in order.
+        prefix: beginning of the assistant's answer, to be continued. The text written does not repeat it.
+        seed: of this row's own random stream; only used with a temperature.
+        keep: which image tokens of the prompt can be seen, over all its images; False hides a token from every
+            other token, in all layers and heads, while every position stays what it was. None: all.
+            Shape: (image tokens,), boolean.
+        key: jobs with the same non-empty key have the same messages and images, which are then encoded once.
+    """
+
+    messages: Sequence[dict]
+    images: tuple[Image.Image, ...] = ()
+    prefix: str = ""
+    seed: int = 0
+    keep: np.ndarray | None = None
+    key: str = ""
+
+
+@torch.inference_mode()
+def generate(
+    backbone: Backbone,
+    jobs: Sequence[Job],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Callable[[str], bool] | None = None,
+) -> list[str]:
+    """Continue every job as one batch.
+
+    Args:
+        max_new_tokens: limit a row.
+        temperature: 0 takes the likeliest token; otherwise tokens are sampled from softmax(logits / temperature).
+        top_p: sample from the smallest set of tokens that holds this much probability.
+        stop: asked after every token with the text written so far; True ends the row, text kept.
+
+    Returns:
+        For each job what was written after its prefix, end-of-turn token left out.
+    """
+    if not jobs:
+        return []
+    contexts, rows = _distinct_contexts(backbone, jobs)
+    prefixes = [_prefix_ids(backbone, contexts[r], job.prefix) for r, job in zip(rows, jobs, strict=True)]
+    inputs, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
+    logits, cache = _step(backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None)
+
+    seeds = np.array([job.seed for job in jobs], dtype=np.uint64)
+    written: list[list[int]] = [[] for _ in jobs]
+    active = np.arange(len(jobs))  # which job each row of the cache is
+    last = positions.amax(-1)
+    for step in range(max_new_tokens):
+        tokens = _choose(logits, runs.uniform(seeds[active], step), temperature, top_p)
+        finished = np.zeros(len(active), dtype=bool)
+        for i, (job, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
+            if token in backbone.end_token_ids:
+                finished[i] = True
+                continue
+            written[job].append(token)
+            finished[i] = stop is not None and stop(_decode_after(backbone, prefixes[job], written[job]))
+        if finished.all() or step == max_new_tokens - 1:
+            break
+        if finished.any():
+            rest = torch.from_numpy(np.flatnonzero(~finished)).to(mask.device)
+            active, tokens, mask, last = active[~finished], tokens[rest], mask[rest], last[rest]
+            cache.batch_select_indices(rest)
+        last = last + 1
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        position = backbone.next_positions(last)
+        logits, cache = _step(backbone, {"input_ids": tokens[:, None]}, mask, position, cache)
+    return [_decode_after(backbone, prefix, text) for prefix, text in zip(prefixes, written, strict=True)]
+
+
+def _distinct_contexts(backbone: Backbone, jobs: Sequence[Job]) -> tuple[list[Context], list[int]]:
+    """Encode every distinct prompt once; for each job the index of its context."""
+    contexts: list[Context] = []
+    seen: dict[str, int] = {}
+    rows = []
+    for number, job in enumerate(jobs):
+        key = job.key or f"\0{number}"
+        if key not in seen:
+            seen[key] = len(contexts)
+            contexts.append(backbone.encode_prompt(job.messages, job.images))
+        rows.append(seen[key])
+    return contexts, rows
+
+
+def _prefix_ids(backbone: Backbone, context: Context, prefix: str) -> list[int]:
+    """Tokens of an answer's beginning as they stand after the prompt."""
+    if not prefix:
+        return []
+    special = backbone._adds_special(context.text)
+    before = backbone.tokenizer(context.text, add_special_tokens=special)["input_ids"]
+    whole = backbone.tokenizer(context.text + prefix, add_special_tokens=special)["input_ids"]
+    if whole[: len(before)] != before:
+        raise InputError("tokenizer merges the end of the prompt with the answer; this model cannot continue one")
+    return whole[len(before) :]
+
+
+def _left_padded(
+    backbone: Backbone, contexts: list[Context], rows: list[int], prefixes: list[list[int]], jobs: Sequence[Job]
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The prefill batch: inputs, attention mask with hidden image tokens at 0, and positions.
+
+    Positions come from the mask before anything is hidden: hiding an image token moves no other token. A 2-D
+    mask with explicit positions then removes the token as a key in every layer, and nothing ever reads what
+    is computed at the hidden token itself.
+    """
+    lengths = [len(contexts[r].input_ids) + len(p) for r, p in zip(rows, prefixes, strict=True)]
+    shape = (len(rows), max(lengths))
+    input_ids = torch.full(shape, backbone.tokenizer.pad_token_id, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
+    tokenwise: dict[str, Tensor] = {k: torch.zeros(shape, dtype=v.dtype) for k, v in contexts[0].tokenwise.items()}
+    for i, (row, prefix, length) in enumerate(zip(rows, prefixes, lengths, strict=True)):
+        context, start = contexts[row], shape[1] - length
+        input_ids[i, start:] = torch.cat([context.input_ids, torch.tensor(prefix, dtype=torch.long)])
+        mask[i, start:] = 1
+        for key, values in context.tokenwise.items():
+            tokenwise[key][i, start : start + len(values)] = values
+    media = backbone.merge_media(contexts)
+    positions = backbone.positions(input_ids, mask, tokenwise, media)
+    visible = mask.clone()
+    for i, job in enumerate(jobs):
+        if job.keep is not None:
+            visible[i] = _hide(visible[i], input_ids[i] == backbone.image_token_id, job.keep)
+    move = backbone.device
+    inputs = {"input_ids": input_ids.to(move), **{k: v.to(move) for k, v in tokenwise.items()}}
+    return inputs, visible.to(move), positions.to(move)
+
+
+def _hide(mask: Tensor, image_tokens: Tensor, keep: np.ndarray) -> Tensor:
+    if len(keep) != int(image_tokens.sum()):
+        raise ValueError(f"keep has {len(keep)} entries for {int(image_tokens.sum())} image tokens")
+    mask = mask.clone()
+    mask[image_tokens] = torch.from_numpy(np.asarray(keep, dtype=np.int64))
+    return mask
+
+
+def _step(backbone: Backbone, inputs: dict[str, Any], mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """Logits of each row's last token, float32. Shape: (R, V)."""
+    output = backbone.model(
+        **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
+    return output.logits[:, -1].float(), output.past_key_values
+
+
+def _choose(logits: Tensor, uniform: np.ndarray, temperature: float, top_p: float) -> Tensor:
+    """One token a row: the likeliest, or the inverse of the distribution function at ``uniform``.
+
+    Shape: logits (R, V), uniform (R,) in [0, 1); returns (R,).
+    """
+    if temperature <= 0:
+        return logits.argmax(-1)
+    probabilities, order = (logits.double() / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    total = probabilities.cumsum(-1)
+    probabilities = torch.where(total - probabilities < top_p, probabilities, 0.0)
+    total = probabilities.cumsum(-1)
+    threshold = torch.from_numpy(uniform).to(total)[:, None] * total[:, -1:]
+    index = (total <= threshold).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return order.gather(-1, index)[:, 0]
+
+
+def _decode_after(backbone: Backbone, prefix: list[int], written: list[int]) -> str:
+    """Text of ``written``. SentencePiece drops the space of a first token, so it is decoded with its prefix."""
+    decode = backbone.tokenizer.decode
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return decode(prefix + written, **options)[len(decode(prefix, **options)) :]

@@ -1,0 +1,12 @@
+"""The forward: records become a batch, one call of one module becomes token statistics.
+
+`Encoder` turns a record into tokens and pixels (in data workers), `Batch.of` lays a list of them out, and
+`Engine` - the module that DeepSpeed wraps - answers with the statistics of policy and reference. What a row
+looks like is known to `batch` and `statistics` alone.
+"""
+
+from mmalign.forward.batch import Batch
+from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
+from mmalign.forward.engine import Engine
+
+__all__ = ["Batch", "EncodedRecord", "Encoder", "Engine", "RecordDataset"]

@@ -1,0 +1,136 @@
+"""Records to tokens and pixels, one at a time: what data workers do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mmalign.backbones import Backbone, Context, Response
+from mmalign.media import open_image
+from mmalign.records import InputError, Record, RecordFile, media_path
+
+RESPONSES = ("chosen", "rejected", "gold", "responses")
+CONTEXTS = ("", "rejected_media", "rejected_prompt")
+NUMBERS = ("weight", "strength", "margin", "difficulty")
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """One record, ready to be laid out.
+
+    Attributes:
+        contexts: the prompts that the views stand in, by context name (``""``: the record's own).
+        responses: the responses by name; a list of K for ``responses``, one otherwise.
+        numbers: the record's own numbers, by name; those it lacks are left out.
+        counted: False for a filler that evens out the last step: it runs but adds to no sum.
+    """
+
+    contexts: dict[str, Context]
+    responses: dict[str, list[Response]]
+    numbers: dict[str, float]
+    counted: bool = True
+
+
+def split_view(view: str) -> tuple[str, str]:
+    """``chosen@rejected_media`` -> (``chosen``, ``rejected_media``)."""
+    response, _, context = view.partition("@")
+    if response not in RESPONSES or context not in CONTEXTS:
+        raise ValueError(f"no such view: {view!r}")
+    return response, context
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes the parts of a record that an objective's views ask for.
+
+    Attributes:
+        backbone: whose template, tokenizer and image processor are used.
+        views: what the objective scores. A view that a record lacks is left out of its `EncodedRecord`, as long
+            as there is another that it has.
+    """
+
+    backbone: Backbone
+    views: tuple[str, ...]
+
+    def __call__(self, record: Record, media_root, *, counted: bool = True) -> EncodedRecord:
+        """Encode one record.
+
+        Raises:
+            InputError: a picture cannot be opened, or the record has none of the views.
+        """
+        wanted = [split_view(view) for view in self.views]
+        usable = [(r, c) for r, c in wanted if getattr(record, r) and has_context(record, c)]
+        if not usable:
+            raise InputError(f"has none of {', '.join(self.views)}, which the objective needs")
+        contexts = {name: self._context(record, name, media_root) for name in {c for _, c in usable}}
+        responses = {name: self._responses(record, name) for name in {r for r, _ in usable}}
+        return EncodedRecord(contexts, responses, record_numbers(record), counted)
+
+    def _context(self, record: Record, name: str, media_root) -> Context:
+        if record.videos:
+            raise InputError(
+                "video files are not read yet; give the frames as images", field="videos"
+            )
+        messages = record.rejected_prompt if name == "rejected_prompt" else record.prompt
+        field = "rejected_images" if name == "rejected_media" else "images"
+        return self.backbone.encode_prompt(messages, open_images(getattr(record, field), media_root, field))
+
+    def _responses(self, record: Record, name: str) -> list[Response]:
+        if name == "responses":
+            return [self.backbone.encode_response(record.prompt, [r["message"]]) for r in record.responses]
+        spans = getattr(record, f"{name}_spans", None) or ()
+        return [self.backbone.encode_response(record.prompt, getattr(record, name), spans)]
+
+
+def has_context(record: Record, name: str) -> bool:
+    """Whether the record has what the context of a view is made of."""
+    if name == "rejected_media":
+        return bool(record.rejected_images or record.rejected_videos)
+    return name != "rejected_prompt" or record.rejected_prompt is not None
+
+
+def record_numbers(record: Record) -> dict[str, float]:
+    """The record's own numbers that objectives may use; the margin comes from the ``reward`` scores."""
+    numbers = {name: getattr(record, name) for name in ("weight", "strength", "difficulty")}
+    chosen, rejected = record.chosen_scores.get("reward"), record.rejected_scores.get("reward")
+    if chosen is not None:
+        numbers["margin"] = chosen - (rejected or 0.0)
+    return {name: float(value) for name, value in numbers.items() if value is not None}
+
+
+def open_images(names: Sequence[str], media_root, field: str) -> list[Image.Image]:
+    """Open pictures below ``media_root``; errors name the field."""
+    images = []
+    for name in names:
+        try:
+            images.append(open_image(media_path(name, media_root)))
+        except InputError as error:
+            raise InputError(error.problem, field=field) from error
+    return images
+
+
+class RecordDataset(Dataset):
+    """Encoded records by position in their file, as a data loader asks for them.
+
+    An item is asked for as (index, counted); see `EncodedRecord.counted`.
+    """
+
+    def __init__(self, records: RecordFile, encoder: Encoder) -> None:
+        self.records = records
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, bool]) -> EncodedRecord:
+        index, counted = item
+        try:
+            return self.encoder(self.records[index], self.records.media_root, counted=counted)
+        except InputError as error:
+            if error.line is not None:
+                raise
+            line = self.records.line_of(index)
+            raise InputError(error.problem, file=self.records.path, line=line, field=error.field) from error

@@ -1,0 +1,187 @@
+"""One training run from flags to folder: load, train or resume, save, describe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mmalign import backbones, objectives, runs
+from mmalign.backbones import Backbone
+from mmalign.forward import Encoder, Engine, RecordDataset
+from mmalign.records import InputError, RecordFile
+from mmalign.training import card, checkpoints
+from mmalign.training.metrics import MetricsFile
+from mmalign.training.options import DataOptions, ModelOptions, TrainOptions, parse
+from mmalign.training.trainer import PreferenceTrainer
+
+IDENTITY = "training.json"
+"""What a run is: written at its start, compared when it is started again."""
+
+_MATHS = (
+    "learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
+    "num_train_epochs max_steps seed optim"
+).split()
+
+
+def train(name: str, arguments: Sequence[str] | None = None) -> Path:
+    """Train, or go on training, and write the model folder.
+
+    Returns:
+        The output folder: a Hugging Face model, or a PEFT adapter.
+
+    Raises:
+        InputError: flags, records or media do not fit; or the output folder holds another run.
+    """
+    objective, model_options, data, options = parse(name, sys.argv[1:] if arguments is None else arguments)
+    output = Path(options.output_dir)
+    transformers.set_seed(options.seed)
+    records = _records(data.data, data.media_root)
+    held_out = _records(data.eval_data, data.media_root) if data.eval_data else None
+    backbone = backbones.load(
+        model_options.model,
+        dtype=model_options.dtype,
+        attn_implementation=model_options.attn_implementation,
+        device=str(options.device),
+        trust_remote_code=model_options.trust_remote_code,
+    )
+    identity = _identity(name, objective, model_options, data, options, backbone)
+    if _finished(output, identity):
+        _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
+        return output
+    checkpoint = _resume(output, options)
+    prepare(backbone, model_options)
+    encoder = Encoder(backbone, tuple(objective.views))
+    trainer = PreferenceTrainer(
+        Engine(backbone, reference="reference" in objective.needs),
+        objective,
+        shuffle=data.shuffle,
+        args=options,
+        train_dataset=RecordDataset(records, encoder),
+        eval_dataset=RecordDataset(held_out, encoder) if held_out else None,
+    )
+    trainer.add_callback(MetricsFile(output))
+    if trainer.is_world_process_zero():
+        _write_identity(output, {**identity, "finished": False})
+        print(f"{len(records)} records, {trainable_table(backbone)}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        card.write(output, identity, trainer.state.log_history)
+        _write_identity(output, {**identity, "finished": True})
+    return output
+
+
+def prepare(backbone: Backbone, options: ModelOptions) -> None:
+    """Freeze the parts that stay and put the adapter on, in place."""
+    for name, parameter in backbone.hf_model.named_parameters():
+        parameter.requires_grad_(backbone.part_of(name) not in options.freeze and not options.lora)
+    if options.lora:
+        from peft import LoraConfig, get_peft_model
+
+        targets = options.lora_target_modules
+        frozen = [name for name, _ in backbone.hf_model.named_modules() if backbone.part_of(name) in options.freeze]
+        config = LoraConfig(
+            r=options.lora_r,
+            lora_alpha=options.lora_alpha,
+            lora_dropout=options.lora_dropout,
+            target_modules=targets[0] if targets == ["all-linear"] else targets,
+            exclude_modules=frozen or None,
+            task_type="CAUSAL_LM",
+        )
+        backbone.model = get_peft_model(backbone.hf_model, config)
+    if not any(p.requires_grad for p in backbone.model.parameters()):
+        raise InputError("nothing is left to train; see --freeze and --lora")
+
+
+def trainable_table(backbone: Backbone) -> str:
+    """Trainable weights of each part, in one line."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in backbone.model.named_parameters():
+        part = counts.setdefault(backbone.part_of(name), [0, 0])
+        size = getattr(parameter, "ds_numel", parameter.numel())
+        part[0] += size if parameter.requires_grad else 0
+        part[1] += size
+    return "trainable weights: " + ", ".join(f"{part} {a:,} of {b:,}" for part, (a, b) in counts.items())
+
+
+def _records(path: str, media_root: str | None) -> RecordFile:
+    records = RecordFile(Path(path), Path(media_root) if media_root else None)
+    if not len(records):
+        raise InputError("no records in it", file=path)
+    for _ in records:  # a malformed line is better found now than hours from now
+        pass
+    return records
+
+
+def _identity(
+    name: str, objective: Any, model: ModelOptions, data: DataOptions, options: TrainOptions, backbone: Backbone
+) -> dict[str, Any]:
+    """Everything that decides what the run computes, as far as its mathematics goes."""
+    batch = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
+    return {
+        "objective": name,
+        "options": asdict(objective),
+        "model": {k: v for k, v in asdict(model).items() if k != "trust_remote_code"},
+        "model_fingerprint": backbone.fingerprint(),
+        "data": data.data,
+        "data_fingerprint": runs.fingerprint(Path(data.data)),
+        "shuffle": data.shuffle,
+        "batch_size": batch,
+        "training": {key: _plain(getattr(options, key)) for key in _MATHS},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
+
+
+def _finished(output: Path, identity: dict[str, Any]) -> bool:
+    """Whether ``output`` holds this very run, complete.
+
+    Raises:
+        InputError: it holds another one; the message names what differs.
+    """
+    file = output / IDENTITY
+    if not file.is_file():
+        return False
+    before = json.loads(file.read_text(encoding="utf-8"))
+    finished = before.pop("finished")
+    changed = [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in identity.items() if before.get(key) != value]
+    if changed:
+        advice = "give another --output_dir, or delete this one"
+        raise InputError(f"another training run is in this folder ({'; '.join(changed)}); {advice}", file=output)
+    return finished
+
+
+def _resume(output: Path, options: TrainOptions) -> Path | None:
+    """The checkpoint to go on from; half-written ones are deleted."""
+    if not options.resume:
+        return None
+    if options.process_index == 0:
+        for folder in checkpoints.discard_incomplete(output):
+            _say(options, f"{folder} was not written to its end and is deleted")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    checkpoint = checkpoints.newest_complete(output)
+    if checkpoint:
+        _say(options, f"going on from {checkpoint}")
+    return checkpoint
+
+
+def _write_identity(output: Path, content: dict[str, Any]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = output / f".{IDENTITY}"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(output / IDENTITY)
+
+
+def _say(options: TrainOptions, text: str) -> None:
+    if options.process_index == 0:
+        print(text)

@@ -1,0 +1,236 @@
+"""The trainer: transformers.Trainer around the engine, for any objective.
+
+It knows no method. It asks the objective for its views and needs, and reduces its terms: the sum of weight
+times value over the true count of the whole optimisation step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from mmalign.forward import Batch, Engine, RecordDataset
+from mmalign.objectives import Objective, TokenStats
+from mmalign.records import InputError
+from mmalign.training import checkpoints
+from mmalign.training.order import EpochOrder, OrderedLoader
+
+
+class Sums:
+    """Running sums of named numbers, added over ranks when they are read."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor, present: Tensor) -> None:
+        """Add the present values of a micro-batch. Shape: (B,) both."""
+        present = present & values.isfinite()
+        pair = torch.stack([torch.where(present, values, 0).sum(), present.sum()]).double()
+        self.totals[name] = self.totals.get(name, 0) + pair.detach()
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Mean of each name over all ranks since the start; names that nothing was added to are left out.
+
+        Every rank has to call this, with the same names.
+        """
+        if not self.totals:
+            return {}
+        reduced = accelerator.reduce(torch.stack(list(self.totals.values())), "sum").tolist()
+        return {name: total / count for name, (total, count) in zip(self.totals, reduced, strict=True) if count}
+
+
+class PreferenceTrainer(Trainer):
+    """Trains an `Engine` with an objective.
+
+    Args:
+        engine: policy and reference.
+        objective: any objective of `mmalign.objectives`.
+        train_dataset, eval_dataset: encoded records.
+        shuffle: draw a new order each epoch.
+        All else goes to transformers.Trainer.
+    """
+
+    def __init__(self, engine: Engine, objective: Objective, *, shuffle: bool = True, **options: Any) -> None:
+        super().__init__(model=engine, callbacks=[LogBeforeSave()], **options)
+        self.objective = objective
+        self.shuffle = shuffle
+        self.window = Sums()
+        self.window_tokens = 0
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the true counts itself
+
+    # ---- data --------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_dataset, self.args.train_batch_size, self.args.seed if self.shuffle else None)
+
+    def _loader(self, dataset: RecordDataset, batch_size: int, seed: int | None) -> DataLoader:
+        """Not handed to accelerate, which would deal records out by its own rules."""
+        order = EpochOrder(len(dataset), batch_size, self.args.process_index, self.args.world_size, seed)
+        return OrderedLoader(
+            dataset,
+            batch_sampler=order,
+            collate_fn=self._collate,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    def _collate(self, records: list) -> Batch:
+        return Batch.of(records, self.objective.views, self.model.backbone.tokenizer.pad_token_id or 0)
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        return 0  # transformers' estimate is for one row of plain text
+
+    # ---- the step ----------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, dict]:
+        """The micro-batches of one optimisation step, and how many records each term counts in all of it."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        counts: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, present in term_presence(self.objective, batch).items():
+                counts[name] = counts.get(name, 0) + present.sum().double()
+        reduced = self.accelerator.reduce(torch.stack(list(counts.values())).to(device), "sum")
+        return batches, dict(zip(counts, reduced, strict=True))
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: dict | None = None
+    ) -> Tensor:
+        """This micro-batch's share of the step's loss.
+
+        Multiplied by the number of ranks, since gradients are averaged over them and the counts are global.
+        """
+        policy, reference = model(inputs)
+        terms, metrics = self.objective(policy, reference, inputs.numbers)
+        loss = torch.zeros((), device=inputs.mask.device)
+        for name, term in terms.items():
+            present = term.present & inputs.counted
+            values = torch.where(present, term.values * inputs.numbers["weight"], 0)
+            loss = loss + values.sum() / num_items_in_batch[name].clamp(min=1)
+        if not loss.isfinite():
+            raise InputError(f"loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rate")
+        self._observe(self.window, inputs, policy, terms, metrics)
+        self.window_tokens += inputs.tokens
+        return loss * self.args.world_size
+
+    def _observe(self, sums: Sums, batch: Batch, policy: Mapping, terms: Mapping, metrics: Mapping) -> None:
+        for name, term in terms.items():
+            sums.add(f"loss/{name}", term.values.detach() * batch.numbers["weight"], term.present & batch.counted)
+        for name, values in metrics.items():
+            sums.add(name, values, batch.counted)
+        for view, stats in policy.items():
+            if stats.logps.dim() == 2:
+                sums.add(f"logps/{view}", stats.sum().detach(), stats.present)
+
+    # ---- logging and evaluation --------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the window's means to a training log line; every rank comes here at the same step."""
+        if "loss" in logs:
+            logs.update(self.window.means(self.accelerator))
+            self.window = Sums()
+            tokens = torch.tensor(self.window_tokens, device=self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.reduce(tokens, "sum"))
+            logs["tokens"] = self.state.num_input_tokens_seen
+            self.window_tokens = 0
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss and metrics over held-out records, each counted once on any number of ranks."""
+        dataset = eval_dataset or self.eval_dataset
+        model = self.model_wrapped
+        training, sums = model.training, Sums()
+        model.eval()
+        for batch in self._loader(dataset, self.args.eval_batch_size, seed=None):
+            batch = self._prepare_inputs(batch)
+            policy, reference = model(batch)
+            terms, metrics = self.objective(policy, reference, batch.numbers)
+            self._observe(sums, batch, policy, terms, metrics)
+        model.train(training)
+        means = sums.means(self.accelerator)
+        loss = math.fsum(value for name, value in means.items() if name.startswith("loss/"))
+        result = {f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()}
+        self.log(dict(result))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    # ---- saving and resuming -----------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the policy as a plain Hugging Face (or PEFT) folder: no prefix, no reference."""
+        state = self._policy_state()
+        if self.args.should_save:
+            self.model.backbone.save(output_dir or self.args.output_dir, state_dict=state)
+        self.accelerator.wait_for_everyone()
+
+    def _policy_state(self) -> dict[str, Tensor]:
+        if not self.is_deepspeed_enabled or not hasattr(self, "deepspeed"):
+            return self.model.policy.state_dict()
+        state = self.accelerator.get_state_dict(self.deepspeed)  # gathers what ZeRO-3 sharded
+        prefix = "policy."
+        return {name.removeprefix(prefix): value for name, value in (state or {}).items() if name.startswith(prefix)}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As Trainer does, but a DeepSpeed checkpoint leaves out what never changes."""
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, then mark as complete, then delete old ones: a kill at any moment leaves a complete one."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if not self.is_deepspeed_enabled and self.args.should_save:
+            torch.save(self.model.trainable_state(), folder / checkpoints.WEIGHTS)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark_complete(folder)
+            checkpoints.rotate(Path(self.args.output_dir), limit, keep=self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Without DeepSpeed, which loads its own: put the trainable weights back."""
+        file = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        self.model.load_state_dict({f"policy.{name}": value for name, value in state.items()})
+
+
+class LogBeforeSave(TrainerCallback):
+    """Log whenever a checkpoint is written.
+
+    A resumed run starts with empty windows. If checkpoints and log lines fell on different steps, its first
+    line would be a mean over fewer steps than that of a run never interrupted.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log = control.should_log or control.should_save
+
+
+def term_presence(objective: Objective, batch: Batch) -> dict[str, Tensor]:
+    """Which records each term counts: asked of the objective itself, before the model has run.
+
+    An objective decides presence from the views that records have, never from numbers, so statistics of zero
+    tokens' worth tell it.
+    """
+    stats = {}
+    for view, rows in batch.rows.items():
+        zeros = torch.zeros(*rows.shape, 1)
+        stats[view] = TokenStats(zeros, zeros, batch.present(view).cpu(), kl=zeros, spans=zeros)
+    terms, _ = objective(stats, stats, {name: values.cpu() for name, values in batch.numbers.items()})
+    return {name: term.present & batch.counted.cpu() for name, term in terms.items()}
