@@ -45,6 +45,8 @@ def load(
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     path, adapter = _base_and_adapter(str(path), adapter)
+    if Path(path).is_dir():
+        path = str(Path(path).resolve())  # an adapter made from it remembers where its base is
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(path, **options)

@@ -20,7 +20,6 @@ from mmalign import runs
 from mmalign.backbones import _generation
 from mmalign.records import InputError, text_of
 
-
 _TOWERS = ("vision_tower", "vision_model", "visual")
 _PROJECTORS = ("projector", "connector", "merger")
 
@@ -104,6 +103,12 @@ class Backbone:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
+    @property
+    def pad_token_id(self) -> int:
+        """Fills rows up; never read, but it must not be mistaken for a media placeholder."""
+        pad = self.tokenizer.pad_token_id
+        return min(self.end_token_ids) if pad is None else pad
+
     @staticmethod
     def part_of(name: str) -> str:
         """``tower``, ``projector`` or ``language``: where the module or parameter ``name`` belongs."""
@@ -131,7 +136,10 @@ class Backbone:
         text = self.template(messages, generation_prompt=True)
         inputs = dict(
             self.processor(
-                text=[text], images=list(images) or None, return_tensors="pt", add_special_tokens=self._adds_special(text)
+                text=[text],
+                images=list(images) or None,
+                return_tensors="pt",
+                add_special_tokens=self._adds_special(text),
             )
         )
         input_ids = inputs.pop("input_ids")
@@ -157,7 +165,7 @@ class Backbone:
         prompt = self.template(messages, generation_prompt=True)
         whole = self.template([*messages, *response], generation_prompt=False)
         if not whole.startswith(prompt):
-            raise InputError("chat template: the prompt is no prefix of prompt + response; this model cannot be trained")
+            raise InputError("chat template: the prompt is no prefix of prompt + response; it cannot be trained with")
         special = self._adds_special(whole)
         prompt_ids = self.tokenizer(prompt, add_special_tokens=special)["input_ids"]
         encoded = self.tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True)
@@ -243,6 +251,16 @@ class Backbone:
         return _generation.generate(
             self, jobs, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop
         )
+
+    def merge_adapter(self) -> None:
+        """Fold the adapter into the weights, in place.
+
+        Raises:
+            InputError: there is no adapter.
+        """
+        if not hasattr(self.model, "merge_and_unload"):
+            raise InputError("no adapter to merge: this is a whole model", file=self.sources[0])
+        self.model = self.model.merge_and_unload()
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""

@@ -139,7 +139,7 @@ def _left_padded(
     """
     lengths = [len(contexts[r].input_ids) + len(p) for r, p in zip(rows, prefixes, strict=True)]
     shape = (len(rows), max(lengths))
-    input_ids = torch.full(shape, backbone.tokenizer.pad_token_id, dtype=torch.long)
+    input_ids = torch.full(shape, backbone.pad_token_id, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
     tokenwise: dict[str, Tensor] = {k: torch.zeros(shape, dtype=v.dtype) for k, v in contexts[0].tokenwise.items()}
     for i, (row, prefix, length) in enumerate(zip(rows, prefixes, lengths, strict=True)):
@@ -167,7 +167,9 @@ def _hide(mask: Tensor, image_tokens: Tensor, keep: np.ndarray) -> Tensor:
     return mask
 
 
-def _step(backbone: Backbone, inputs: dict[str, Any], mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+def _step(
+    backbone: Backbone, inputs: dict[str, Any], mask: Tensor, positions: Tensor, cache: Any
+) -> tuple[Tensor, Any]:
     """Logits of each row's last token, float32. Shape: (R, V)."""
     output = backbone.model(
         **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
@@ -182,7 +184,7 @@ def _choose(logits: Tensor, uniform: np.ndarray, temperature: float, top_p: floa
     """
     if temperature <= 0:
         return logits.argmax(-1)
-    probabilities, order = (logits.double() / temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, order = (logits.double() / temperature).softmax(-1).sort(stable=True, dim=-1, descending=True)
     total = probabilities.cumsum(-1)
     probabilities = torch.where(total - probabilities < top_p, probabilities, 0.0)
     total = probabilities.cumsum(-1)

@@ -90,8 +90,9 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the language model reads, padding not counted."""
-        return int(self.mask.sum())
+        """Tokens that the language model reads, padding and fillers not counted."""
+        rows = torch.cat([rows[self.counted].flatten() for rows in self.rows.values()])
+        return int(self.mask[rows[rows >= 0]].sum())
 
     def present(self, view: str) -> Tensor:
         """Which records have the view and count. Shape: (B,)."""

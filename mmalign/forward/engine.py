@@ -21,23 +21,26 @@ Statistics = dict[str, TokenStats]
 class Engine(nn.Module):
     """Policy and reference behind one ``forward``, so that DeepSpeed and DDP wrap what really runs.
 
-    The reference is the policy with its adapter switched off where every trainable weight is in the adapter,
-    and a frozen copy otherwise; call this before training moves anything.
+    The reference is another model if one is given; else the policy with its adapter switched off where every
+    trainable weight is in the adapter, and a frozen copy otherwise, taken here, before training moves anything.
 
     Args:
         backbone: the policy.
         reference: whether the objective needs a reference at all; without, none is kept.
+        reference_model: a model of the same family to be the reference.
     """
 
-    def __init__(self, backbone: Backbone, *, reference: bool) -> None:
+    def __init__(self, backbone: Backbone, *, reference: bool, reference_model: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.policy = backbone.model
         self.config = backbone.hf_model.config  # DeepSpeed reads the hidden size here
         self.needs_reference = reference
-        self.copied: nn.Module | None = None
-        if reference and not only_adapter_trains(self.policy):
-            self.copied = copy.deepcopy(self.policy).requires_grad_(False).eval()
+        self.frozen: nn.Module | None = None
+        if reference and reference_model is None and not only_adapter_trains(self.policy):
+            reference_model = copy.deepcopy(self.policy)
+        if reference and reference_model is not None:
+            self.frozen = reference_model.requires_grad_(False).eval()
 
     def forward(self, batch: Batch) -> tuple[Statistics, Statistics | None]:
         """Statistics of the policy (with gradient) and of the reference (without; None where not needed)."""
@@ -53,8 +56,8 @@ class Engine(nn.Module):
     @contextmanager
     def _reference(self) -> Iterator[Backbone]:
         backbone = copy.copy(self.backbone)
-        if self.copied is not None:
-            backbone.model = self.copied
+        if self.frozen is not None:
+            backbone.model = self.frozen.eval()  # train() on the engine reaches it too
             yield backbone
             return
         training = self.policy.training

@@ -31,6 +31,9 @@ class ModelOptions:
     """Which model, and which of its weights move."""
 
     model: str = field(metadata={"help": "Hugging Face folder or name of the model to train."})
+    reference: str | None = field(
+        default=None, metadata={"help": "Model to be the reference (default: the model itself, as it was)."}
+    )
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa or eager."})
     lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights themselves."})
@@ -61,7 +64,9 @@ class DataOptions:
 
     data: str = field(metadata={"help": "Preference records (JSONL); check them with mmalign validate."})
     eval_data: str | None = field(default=None, metadata={"help": "Held-out records, scored during training."})
-    media_root: str | None = field(default=None, metadata={"help": "Folder that media paths start from (default: the file's)."})
+    media_root: str | None = field(
+        default=None, metadata={"help": "Folder that media paths start from (default: the record file's own)."}
+    )
     shuffle: bool = field(default=True, metadata={"help": "Draw a new order each epoch; else the file's order."})
 
 
@@ -86,7 +91,7 @@ class TrainOptions(TrainingArguments):
         self.deepspeed = deepspeed_config(self.deepspeed) if under_launcher() else None
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else several ranks on CPUs are taken for one
-            self.ddp_backend = self.ddp_backend or "gloo"
+            self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
         super().__post_init__()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from mmalign import backbones, objectives, runs
+from mmalign import backbones, runs
 from mmalign.backbones import Backbone
 from mmalign.forward import Encoder, Engine, RecordDataset
 from mmalign.records import InputError, RecordFile
@@ -25,9 +25,21 @@ IDENTITY = "training.json"
 """What a run is: written at its start, compared when it is started again."""
 
 _MATHS = (
-    "learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
-    "num_train_epochs max_steps seed optim"
-).split()
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "num_train_epochs",
+    "max_steps",
+    "seed",
+    "optim",
+    "bf16",
+    "fp16",
+)
 
 
 def train(name: str, arguments: Sequence[str] | None = None) -> Path:
@@ -44,13 +56,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     transformers.set_seed(options.seed)
     records = _records(data.data, data.media_root)
     held_out = _records(data.eval_data, data.media_root) if data.eval_data else None
-    backbone = backbones.load(
-        model_options.model,
-        dtype=model_options.dtype,
-        attn_implementation=model_options.attn_implementation,
-        device=str(options.device),
-        trust_remote_code=model_options.trust_remote_code,
-    )
+    backbone = _load(model_options.model, model_options, options)
     identity = _identity(name, objective, model_options, data, options, backbone)
     if _finished(output, identity):
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
@@ -58,8 +64,9 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     checkpoint = _resume(output, options)
     prepare(backbone, model_options)
     encoder = Encoder(backbone, tuple(objective.views))
+    other = _load(model_options.reference, model_options, options).model if model_options.reference else None
     trainer = PreferenceTrainer(
-        Engine(backbone, reference="reference" in objective.needs),
+        Engine(backbone, reference="reference" in objective.needs, reference_model=other),
         objective,
         shuffle=data.shuffle,
         args=options,
@@ -76,6 +83,16 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         card.write(output, identity, trainer.state.log_history)
         _write_identity(output, {**identity, "finished": True})
     return output
+
+
+def _load(path: str, model: ModelOptions, options: TrainOptions) -> Backbone:
+    return backbones.load(
+        path,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        device=str(options.device),
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
 def prepare(backbone: Backbone, options: ModelOptions) -> None:
@@ -153,7 +170,7 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
         return False
     before = json.loads(file.read_text(encoding="utf-8"))
     finished = before.pop("finished")
-    changed = [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in identity.items() if before.get(key) != value]
+    changed = [f"{key}: {before.get(key)!r} -> {new!r}" for key, new in identity.items() if before.get(key) != new]
     if changed:
         advice = "give another --output_dir, or delete this one"
         raise InputError(f"another training run is in this folder ({'; '.join(changed)}); {advice}", file=output)

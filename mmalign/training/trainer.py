@@ -82,7 +82,7 @@ class PreferenceTrainer(Trainer):
         )
 
     def _collate(self, records: list) -> Batch:
-        return Batch.of(records, self.objective.views, self.model.backbone.tokenizer.pad_token_id or 0)
+        return Batch.of(records, self.objective.views, self.model.backbone.pad_token_id)
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         return inputs.to(self.args.device)

@@ -1,0 +1,99 @@
+"""Tiny models and records that tests share, made offline from a seed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmalign.records import Record, assistant_message, user_message, write_jsonl
+
+WORDS = ("red", "blue", "green", "circle", "square", "triangle", "small", "large", "left", "right")
+
+
+def write_model(folder: Path, seed: int) -> Path:
+    """An untrained LLaVA with its processor; weights drawn wider than the library's default, which hides bugs."""
+    import torch
+
+    from mmalign.scenes import tiny
+
+    tokenizer = tiny.build_tokenizer(list(tiny.world_text(50)))
+    model = tiny.build_model(tokenizer, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                weights.copy_(torch.randn(weights.shape, generator=generator) * 0.08)
+    model.save_pretrained(folder)
+    tiny.build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_moved(folder: Path, source: Path, seed: int) -> Path:
+    """``source`` with noise on every weight."""
+    import torch
+
+    from mmalign import backbones
+
+    backbone = backbones.load(source, device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in backbone.model.parameters():
+            weights.add_(torch.randn(weights.shape, generator=generator) * 0.01)
+    backbone.save(folder)
+    return folder
+
+
+def write_pairs(folder: Path, count: int, seed: int) -> Path:
+    """Preference records with their pictures beside them."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for i in range(count):
+        names = tuple(f"{i}-{k}.png" for k in range(1 + i % 2))
+        for name in names:
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
+        records.append(
+            Record(
+                id=f"r{i}",
+                prompt=[user_message("Describe the image.", images=len(names))],
+                images=names,
+                chosen=[assistant_message(sentence(rng, 3 + i % 5))],
+                rejected=[assistant_message(sentence(rng, 5))],
+                weight=1.0 + i % 3,
+            )
+        )
+    write_jsonl(folder / "pairs.jsonl", records)
+    return folder / "pairs.jsonl"
+
+
+def sentence(rng: np.random.Generator, words: int) -> str:
+    return f"There is a {' '.join(rng.choice(WORDS, words))}."
+
+
+def environment() -> dict[str, str]:
+    """Environment of a child process: no hub, one thread, gloo on loopback, no coverage of this one's ranks."""
+    drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {k: v for k, v in os.environ.items() if k not in drop}
+    return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def run_command(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """`mmalign ...` in a process of its own."""
+    command = [sys.executable, "-m", "mmalign.cli", *map(str, arguments)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run_deepspeed(processes: int, script: str | Path, *arguments: str | Path, port: int = 29611) -> str:
+    """`deepspeed --num_gpus N script ...`; what it printed."""
+    launcher = Path(sys.executable).parent / "deepspeed"
+    command = [launcher, "--num_gpus", str(processes), "--master_port", str(port), script, *arguments]
+    done = subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr

@@ -1,0 +1,58 @@
+"""The losses of a run do not depend on how its steps are cut into micro-batches and processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmalign.training import metrics
+from tests.conftest import REPOSITORY
+from tests.tiny import run_command, run_deepspeed
+
+FLAGS = (
+    "--learning_rate", "3e-4", "--max_steps", "10", "--logging_steps", "1", "--save_strategy", "no",
+    "--eval_strategy", "steps", "--eval_steps", "5", "--disable_tqdm", "true",
+)  # fmt: skip
+
+
+def flags(moved_model, tiny_model, pairs, output, per_device: int, accumulation: int = 1) -> list:
+    """A full fine-tuning run whose policy has left its reference from the first step on."""
+    return [
+        "--model", moved_model, "--reference", tiny_model, "--data", pairs, "--eval_data", pairs,
+        "--output_dir", output, "--per_device_train_batch_size", per_device,
+        "--per_device_eval_batch_size", "3", "--gradient_accumulation_steps", accumulation, *FLAGS,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(moved_model, tiny_model, pairs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one")
+    run_command("train", "dpo", *flags(moved_model, tiny_model, pairs, output, 4))
+    rows = metrics.read(output)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 10
+    assert abs(losses[0] - 0.6931) > 0.05
+    assert abs(losses[9] - losses[0]) > 0.01
+    return rows
+
+
+def assert_same(rows: list[dict], expected: list[dict]) -> None:
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for ours, theirs in zip(rows, expected, strict=True):
+        tolerance = 1e-5 if theirs["step"] == 1 else 1e-4
+        for name in ("loss", "eval_loss", "logps/chosen", "logps/rejected", "eval_logps/chosen"):
+            if name in theirs:
+                assert ours[name] == pytest.approx(theirs[name], rel=tolerance), (theirs["step"], name)
+        assert ours.get("tokens") == theirs.get("tokens")
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation(one_process, moved_model, tiny_model, pairs, tmp_path, accumulation):
+    run_command("train", "dpo", *flags(moved_model, tiny_model, pairs, tmp_path, 4 // accumulation, accumulation))
+    assert_same(metrics.read(tmp_path), one_process)
+
+
+def test_two_processes_under_deepspeed(one_process, moved_model, tiny_model, pairs, tmp_path):
+    script = REPOSITORY / "train" / "dpo.py"
+    arguments = flags(moved_model, tiny_model, pairs, tmp_path, 2)
+    run_deepspeed(2, script, "--deepspeed", "zero2", *arguments)
+    assert_same(metrics.read(tmp_path), one_process)
