@@ -13,22 +13,21 @@ as in files that were exported from a table.
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
+
+from mmalign import checks
+from mmalign.checks import Check, InputError, Spans
 
 Message = dict[str, Any]
 Messages = list[Message]
-Spans = tuple[tuple[int, int], ...]
-Check = Callable[[Any], Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 BLOCKS = ("text", "image", "video")
@@ -36,56 +35,19 @@ _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _BOM = b"\xef\xbb\xbf"
 
 
-class InputError(ValueError):
-    """Something in the user's input that the user can mend: where it is, what is wrong, what to do."""
-
-    def __init__(self, problem: str, *, file: str | Path | None = None, line: int | None = None,
-                 field: str | None = None) -> None:
-        super().__init__(problem)
-        self.problem, self.file, self.line, self.field = problem, file, line, field
-
-    def __str__(self) -> str:
-        """``pairs.jsonl:7: field 'images': no such file: a.png``, less the parts that are not known."""
-        place = "" if self.file is None else str(self.file)
-        if self.line is not None:
-            place += f":{self.line}" if place else f"line {self.line}"
-        parts = [place, f"field '{self.field}'" if self.field else "", self.problem]
-        return ": ".join(part for part in parts if part)
-
-
-@contextmanager
-def _within(name: str) -> Iterator[None]:
-    """Puts ``name`` before the field of an error raised inside: ``[1]`` becomes ``prompt[1]``."""
-    try:
-        yield
-    except InputError as error:
-        inner = error.field or ""
-        error.field = name + (inner if not inner or inner.startswith("[") else f".{inner}")
-        raise
-
-
-@contextmanager
-def _located(file: str | Path | None, line: int | None) -> Iterator[None]:
-    """Adds file and line to an error raised inside that does not know them."""
-    try:
-        yield
-    except InputError as error:
-        error.file = file if error.file is None else error.file
-        error.line = line if error.line is None else error.line
-        raise
-
-
 # ---------------------------------------------------------------------------------------------------------
 # Messages
 # ---------------------------------------------------------------------------------------------------------
+
 
 def text_of(messages: Messages) -> str:
     """The text blocks of ``messages``, joined without a separator; messages are joined by a newline.
 
     Character spans count in ``text_of(record.chosen)``.
     """
-    return "\n".join("".join(block["text"] for block in message["content"] if block["type"] == "text")
-                     for message in messages)
+    return "\n".join(
+        "".join(block["text"] for block in message["content"] if block["type"] == "text") for message in messages
+    )
 
 
 def user_message(text: str, images: int = 0, videos: int = 0) -> Message:
@@ -126,167 +88,51 @@ def _check_placeholders(messages: Messages, field: str, media: Mapping[str, Sequ
         if found != len(paths):
             raise InputError(
                 f"{len(paths)} path(s), but {field} has {found} {kind} placeholder(s): give one "
-                f'{{"type": "{kind}"}} block for each path', field=name)
+                f'{{"type": "{kind}"}} block for each path',
+                field=name,
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Checks of one value: they return it in the program's own form or raise InputError without a place
+# Checks of messages
 # ---------------------------------------------------------------------------------------------------------
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", tuple: "a list", str: "a string", bool: "a boolean",
-             int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
-
-
-def _expect(value: object, types: type | tuple[type, ...], wanted: str) -> None:
-    if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-        raise InputError(f"expected {wanted}, got {_kind(value)}")
-
-
-def _string(value: object) -> str:
-    _expect(value, str, "a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"character {error.start} is half of a surrogate pair: remove it") from None
-    return value
-
-
-def _name(value: object) -> str:
-    if not _string(value).strip():
-        raise InputError("is empty: give a name")
-    return value
-
-
-def _number(value: object) -> float:
-    _expect(value, (int, float), "a number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"must be a finite number, got {number}")
-    return number
-
-
-def _weight(value: object) -> float:
-    if _number(value) < 0:
-        raise InputError(f"must be 0 or more, got {value}")
-    return float(value)
-
-
-def _probability(value: object) -> float:
-    if not 0 <= _number(value) <= 1:
-        raise InputError(f"is a probability: it must be from 0 to 1, got {value}")
-    return float(value)
-
-
-def _rank(value: object) -> int:
-    _expect(value, int, "an integer")
-    if value < 0:
-        raise InputError(f"must be 0 or more, got {value}")
-    return value
-
-
-def _json(value: Any) -> Any:
-    """Any JSON, as long as its strings are text and its numbers finite."""
-    if isinstance(value, Mapping):
-        return {_string(key): _nested(f"{key}", item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nested(f"[{i}]", item) for i, item in enumerate(value)]
-    if isinstance(value, str):
-        return _string(value)
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    return _number(value)
-
-
-def _nested(name: str, value: Any) -> Any:
-    with _within(name):
-        return _json(value)
-
-
-def _meta(value: object) -> dict[str, Any]:
-    _expect(value, Mapping, "an object")
-    return _json(value)
-
-
-def _scores(value: object) -> dict[str, float]:
-    _expect(value, Mapping, 'an object of numbers such as {"reward": 1.5}')
-    scores = {}
-    for name, number in value.items():
-        with _within(str(name)):
-            scores[_name(name)] = _number(number)
-    return scores
-
-
-def _media_names(value: object) -> tuple[str, ...]:
-    _expect(value, (list, tuple), "a list of paths")
-    for i, name in enumerate(value):
-        with _within(f"[{i}]"):
-            _check_media_name(_name(name))
-    return tuple(value)
-
-
-def _check_media_name(name: str) -> None:
-    """Refuses by its spelling alone what can never be a path inside the media root."""
-    if "://" in name:
-        raise InputError(f"is a URL, expected a relative path: download it and name the file: {name}")
-    if "\0" in name:
-        raise InputError(f"has a zero byte in it: {name!r}")
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        raise InputError(f"is absolute, expected a path relative to the media root (--media_root): {name}")
-    if os.path.normpath(name).split(os.sep)[0] == "..":
-        raise InputError(f"leaves the media root (--media_root): {name}")
-
-
-def _spans(value: object) -> Spans:
-    _expect(value, (list, tuple), "a list of [start, end) pairs")
-    end = 0
-    for i, span in enumerate(value):
-        with _within(f"[{i}]"):
-            if not isinstance(span, (list, tuple)) or len(span) != 2 or any(type(x) is not int for x in span):
-                raise InputError("expected two integers, [start, end)")
-            if not 0 <= span[0] < span[1]:
-                raise InputError(f"start must be 0 or more and less than end, got {list(span)}")
-            if span[0] < end:
-                raise InputError(f"{list(span)} begins before the span ahead of it ends: sort and join them")
-            end = span[1]
-    return tuple((start, stop) for start, stop in value)
 
 
 def _block(value: object) -> dict[str, str]:
-    _expect(value, Mapping, "a content block")
+    checks.expect(value, Mapping, "a content block")
     block = {key: item for key, item in value.items() if item is not None}
     kind = block.get("type")
     if kind not in BLOCKS:
         raise InputError(f"expected one of {', '.join(BLOCKS)}, got {kind!r}", field="type")
     extra = sorted(set(block) - {"type", *(["text"] if kind == "text" else [])})
     if extra:
-        raise InputError(f"a block of type {kind} has no such key; paths belong in the record's {kind}s"
-                         if kind != "text" else "a block of type text has no such key", field=extra[0])
+        raise InputError(
+            f"a block of type {kind} has no such key; paths belong in the record's {kind}s"
+            if kind != "text"
+            else "a block of type text has no such key",
+            field=extra[0],
+        )
     if kind == "text":
-        with _within("text"):
-            _string(block.get("text"))
+        with checks.within("text"):
+            checks.string(block.get("text"))
     return block
 
 
 def _message(value: object) -> Message:
     """A message whose content is blocks, or a string that is still to be turned into blocks."""
-    _expect(value, Mapping, 'a message, {"role": ..., "content": ...}')
+    checks.expect(value, Mapping, 'a message, {"role": ..., "content": ...}')
     message = {key: item for key, item in value.items() if item is not None}
-    _refuse_unknown(message, _MESSAGE_KEYS)
+    checks.refuse_unknown(message, _MESSAGE_KEYS)
     if message.get("role") not in ROLES:
         raise InputError(f"expected one of {', '.join(ROLES)}, got {message.get('role')!r}", field="role")
     content = message.get("content")
-    with _within("content"):
-        _expect(content, (str, list, tuple), "a string or a list of content blocks")
+    with checks.within("content"):
+        checks.expect(content, (str, list, tuple), "a string or a list of content blocks")
         if isinstance(content, str):
-            return {**message, "content": _string(content)}
+            return {**message, "content": checks.string(content)}
         blocks = []
         for i, block in enumerate(content):
-            with _within(f"[{i}]"):
+            with checks.within(f"[{i}]"):
                 blocks.append(_block(block))
     return {**message, "content": blocks}
 
@@ -295,10 +141,10 @@ def _prompt(value: object) -> Messages:
     """Turns that end in the user's; a plain string is one user turn."""
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
-    _expect(value, (list, tuple), "a list of messages")
+    checks.expect(value, (list, tuple), "a list of messages")
     messages = []
     for i, message in enumerate(value):
-        with _within(f"[{i}]"):
+        with checks.within(f"[{i}]"):
             messages.append(_message(message))
     if not messages or messages[-1]["role"] != "user":
         raise InputError("must end in a user turn: the response that follows it goes into chosen or rejected")
@@ -319,44 +165,22 @@ def _answer(value: object) -> Message:
 
 
 def _answers(value: object) -> Messages:
-    _expect(value, (list, tuple), "a list of one assistant message")
+    checks.expect(value, (list, tuple), "a list of one assistant message")
     if len(value) != 1:
         raise InputError(f"expected a list of one assistant message, got {len(value)}")
-    with _within("[0]"):
+    with checks.within("[0]"):
         return [_answer(value[0])]
 
 
 def _responses(value: object) -> tuple[Response, ...]:
-    _expect(value, (list, tuple), "a list of responses")
+    checks.expect(value, (list, tuple), "a list of responses")
     if len(value) < 2:
         raise InputError(f"expected two or more, got {len(value)}: a single one goes into chosen or rejected")
     responses = []
     for i, item in enumerate(value):
-        with _within(f"[{i}]"):
+        with checks.within(f"[{i}]"):
             responses.append(Response.parse(item))
     return tuple(responses)
-
-
-def _refuse_unknown(obj: Mapping[str, Any], known: Iterable[str]) -> None:
-    for name in obj:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"
-            raise InputError(f"unknown field; {hint}", field=str(name))
-
-
-def _values(obj: object, checks: Mapping[str, Check], required: Sequence[str]) -> dict[str, Any]:
-    """The fields of ``obj`` that are present, each passed through its check."""
-    _expect(obj, Mapping, "a JSON object")
-    _refuse_unknown(obj, checks)
-    values = {}
-    for name, check in checks.items():
-        if obj.get(name) is not None:
-            with _within(name):
-                values[name] = check(obj[name])
-        elif name in required:
-            raise InputError("is missing", field=name)
-    return values
 
 
 def _to_json(value: Any) -> Any:
@@ -374,6 +198,7 @@ def _to_json(value: Any) -> Any:
 # The records
 # ---------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Response:
     """One of a record's ``responses``. ``rank``: smaller is better. ``spans`` count in the message's text."""
@@ -387,7 +212,7 @@ class Response:
     @classmethod
     def parse(cls, obj: object) -> Response:
         """Raises InputError naming the field."""
-        response = cls(**_values(obj, _RESPONSE_CHECKS, required=("message",)))
+        response = cls(**checks.values(obj, _RESPONSE_CHECKS, required=("message",)))
         _check_inside(response.spans, [response.message], "spans")
         return response
 
@@ -429,8 +254,8 @@ class Record:
     @classmethod
     def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Record:
         """Checks ``obj`` and brings it into block form. Raises InputError with file, line and field."""
-        with _located(file, line):
-            values = _values(obj, _RECORD_CHECKS, required=("id", "prompt"))
+        with checks.located(file, line):
+            values = checks.values(obj, _RECORD_CHECKS, required=("id", "prompt"))
             media = len(values.get("images", ())), len(values.get("videos", ()))
             for name in ("prompt", "rejected_prompt"):
                 if name in values:
@@ -458,8 +283,8 @@ class Question:
     @classmethod
     def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Question:
         """Raises InputError with file, line and field."""
-        with _located(file, line):
-            values = _values(obj, _QUESTION_CHECKS, required=("id", "prompt"))
+        with checks.located(file, line):
+            values = checks.values(obj, _QUESTION_CHECKS, required=("id", "prompt"))
             media = {name: values.get(name, ()) for name in ("images", "videos")}
             values["prompt"] = _place_media(values["prompt"], *map(len, media.values()))
             _check_placeholders(values["prompt"], "prompt", media)
@@ -481,30 +306,46 @@ class Prediction:
     @classmethod
     def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Prediction:
         """Raises InputError with file, line and field."""
-        with _located(file, line):
-            return cls(**_values(obj, _PREDICTION_CHECKS, required=("id", "text")))
+        with checks.located(file, line):
+            return cls(**checks.values(obj, _PREDICTION_CHECKS, required=("id", "text")))
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object; absent fields are left out."""
         return _to_json(self)
 
 
-_RESPONSE_CHECKS: dict[str, Check] = {
-    "message": _answer, "scores": _scores, "rank": _rank, "spans": _spans, "critique": _string,
-}
+_ANSWER_CHECKS = {"scores": checks.scores, "spans": checks.spans, "critique": checks.string}
+_MEDIA_CHECKS = {"images": checks.media_names, "videos": checks.media_names}
+_RESPONSE_CHECKS: dict[str, Check] = {"message": _answer, "rank": checks.rank, **_ANSWER_CHECKS}
 _RECORD_CHECKS: dict[str, Check] = {
-    "id": _name, "prompt": _prompt, "chosen": _answers, "rejected": _answers, "responses": _responses,
-    "gold": _answers, "images": _media_names, "videos": _media_names, "rejected_images": _media_names,
-    "rejected_videos": _media_names, "rejected_prompt": _prompt, "chosen_spans": _spans,
-    "rejected_spans": _spans, "chosen_scores": _scores, "rejected_scores": _scores,
-    "chosen_critique": _string, "rejected_critique": _string, "difficulty": _number, "group": _name,
-    "weight": _weight, "strength": _probability, "meta": _meta,
+    "id": checks.nonempty,
+    "prompt": _prompt,
+    "chosen": _answers,
+    "rejected": _answers,
+    "gold": _answers,
+    "responses": _responses,
+    "rejected_prompt": _prompt,
+    **_MEDIA_CHECKS,
+    **{f"rejected_{name}": check for name, check in _MEDIA_CHECKS.items()},
+    **{f"{side}_{name}": check for side in ("chosen", "rejected") for name, check in _ANSWER_CHECKS.items()},
+    "difficulty": checks.finite,
+    "group": checks.nonempty,
+    "weight": checks.nonnegative,
+    "strength": checks.probability,
+    "meta": checks.json_object,
 }
 _QUESTION_CHECKS: dict[str, Check] = {
-    "id": _name, "prompt": _prompt, "images": _media_names, "videos": _media_names, "gold": _string,
-    "meta": _meta,
+    "id": checks.nonempty,
+    "prompt": _prompt,
+    **_MEDIA_CHECKS,
+    "gold": checks.string,
+    "meta": checks.json_object,
 }
-_PREDICTION_CHECKS: dict[str, Check] = {"id": _name, "text": _string, "meta": _meta}
+_PREDICTION_CHECKS: dict[str, Check] = {
+    "id": checks.nonempty,
+    "text": checks.string,
+    "meta": checks.json_object,
+}
 
 
 def _check_record(record: Record) -> None:
@@ -524,17 +365,21 @@ def _check_record(record: Record) -> None:
 
 def _check_sides(record: Record) -> None:
     """What is said of a side needs that side, and the two sides must differ in something."""
-    other = (record.rejected_images not in ((), record.images)
-             or record.rejected_videos not in ((), record.videos)
-             or record.rejected_prompt not in (None, record.prompt))
+    other = (
+        record.rejected_images not in ((), record.images)
+        or record.rejected_videos not in ((), record.videos)
+        or record.rejected_prompt not in (None, record.prompt)
+    )
     present = {"chosen": record.chosen is not None, "rejected": record.rejected is not None or other}
     for side in present:
         for name in (f"{side}_scores", f"{side}_critique"):
             if getattr(record, name) and not present[side]:
                 raise InputError(f"is given, but the record has no {side}", field=name)
     if record.chosen and record.rejected and not other and text_of(record.chosen) == text_of(record.rejected):
-        raise InputError("is equal to chosen, and neither media nor prompt of the rejected side differ: "
-                         "there is nothing to prefer", field="rejected")
+        raise InputError(
+            "is equal to chosen, and neither media nor prompt of the rejected side differ: there is nothing to prefer",
+            field="rejected",
+        )
 
 
 def _check_inside(spans: Spans | None, messages: Messages | None, field: str) -> None:
@@ -551,12 +396,13 @@ def _check_inside(spans: Spans | None, messages: Messages | None, field: str) ->
 # Files
 # ---------------------------------------------------------------------------------------------------------
 
+
 def media_path(name: str, root: str | Path) -> Path:
     """The real path of a record's media file; InputError if it is absolute or leaves ``root``.
 
     Symbolic links are resolved first, so a link cannot lead out either. The file need not exist.
     """
-    _check_media_name(name)
+    checks.refuse_outside_name(name)
     try:
         base = Path(root).resolve()
         path = (base / name).resolve()
@@ -579,7 +425,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _decode(line: bytes) -> Any:
     """One line of JSON. NaN passes here, so that the check of its field can name it."""
     try:
-        return json.loads(line.decode(), object_pairs_hook=_unique_keys)
+        return json.loads(line.decode().rstrip(), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 at byte {error.start + 1} of the line: save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -614,7 +460,7 @@ def read_jsonl(path: str | Path, parse: Callable[..., Any]) -> Iterator[Any]:
     """The rows of a file: ``read_jsonl(path, Question.parse)``. Raises InputError at the first bad line."""
     path = Path(path)
     for number, _, line in _lines(path):
-        with _located(path, number):
+        with checks.located(path, number):
             obj = _decode(line)
         yield parse(obj, file=path, line=number)
 
@@ -690,9 +536,9 @@ class RecordFile(Sequence[Record]):
         start, stop = self._offsets[index], self._offsets[index + 1]
         if self._file is None:
             self._file = _open(self.path)
-        with _located(self.path, line):
+        with checks.located(self.path, line):
             # pread leaves the position alone, which forked processes share. Blank lines may follow the row.
-            obj = _decode(os.pread(self._file.fileno(), stop - start, start).rstrip())
+            obj = _decode(os.pread(self._file.fileno(), stop - start, start))
         return Record.parse(obj, file=self.path, line=line)
 
     def line_of(self, index: int) -> int:
@@ -702,7 +548,7 @@ class RecordFile(Sequence[Record]):
 
     def media(self, record: Record, field: str = "images") -> tuple[Path, ...]:
         """The real paths of a record's ``images``, ``videos``, ``rejected_images`` or ``rejected_videos``."""
-        with _located(self.path, None), _within(field):
+        with checks.located(self.path, None), checks.within(field):
             return tuple(media_path(name, self.media_root) for name in getattr(record, field))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -713,12 +559,13 @@ class RecordFile(Sequence[Record]):
             self._file.close()
 
 
-def validate(path: str | Path, media_root: str | Path | None = None,
-             open_media: Callable[[Path], object] | None = None) -> Iterator[InputError]:
+def validate(
+    path: str | Path, media_root: str | Path | None = None, open_media: Callable[[Path], object] | None = None
+) -> Iterator[InputError]:
     """Every problem of a record file, in the order of its lines; nothing is raised.
 
-    ``open_media`` (for example ``mmalign.media.open_image``) is called once on each distinct image file and
-    reports by raising InputError; videos need only exist. Without it no media file is touched.
+    ``open_media`` (``mmalign.media.open_image``) is called once on each distinct image file and reports by
+    raising InputError; videos need only exist. Without it no media file is touched.
     """
     path = Path(path)
     root = path.parent if media_root is None else Path(media_root)
@@ -738,14 +585,12 @@ def validate(path: str | Path, media_root: str | Path | None = None,
         yield InputError("holds no record", file=path)
 
 
-def _problems(line: bytes, number: int, first_line: dict[str, int],
-              media: _MediaCheck | None) -> Iterator[InputError]:
+def _problems(line: bytes, number: int, first_line: dict[str, int], media: _MediaCheck | None) -> Iterator[InputError]:
     try:
         obj = _decode(line)
         identity = obj.get("id") if isinstance(obj, dict) else None
         if isinstance(identity, str) and first_line.setdefault(identity, number) != number:
-            yield InputError(f"{identity!r} is that of line {first_line[identity]} too: make ids unique",
-                             field="id")
+            yield InputError(f"{identity!r} is that of line {first_line[identity]} too: make ids unique", field="id")
         record = Record.parse(obj)
     except InputError as error:
         yield error
@@ -774,9 +619,13 @@ class _MediaCheck:
     def _problem(self, path: Path, media: str, name: str) -> str:
         if path not in self.known:
             try:
-                self.known[path] = "" if path.is_file() else f"no such file: {media}"
-                if path.is_file() and name.endswith("images"):
+                self.known[path] = "" if path.exists() else f"no such file: {media}"
+                if path.is_dir():
+                    self.known[path] = f"is a folder: {media}"
+                elif path.exists() and name.endswith("images"):
                     self.open_image(path)
             except InputError as error:
                 self.known[path] = error.problem
+            except OSError as error:  # a name that is too long
+                self.known[path] = f"cannot be read: {error.strerror}"
         return self.known[path]

@@ -79,8 +79,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _too_large(path: Path, size: str) -> MediaError:
-    return MediaError(f"too large, {size} (at most {MAX_SIDE:,} on a side and {MAX_PIXELS:,} in all), "
-                      f"make it smaller: {path}", reason="too_large")
+    return MediaError(
+        f"too large, {size} (at most {MAX_SIDE:,} on a side and {MAX_PIXELS:,} in all), make it smaller: {path}",
+        reason="too_large",
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:
