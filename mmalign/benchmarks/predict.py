@@ -1,0 +1,171 @@
+"""`mmalign predict`: a model's answers to the questions of any benchmark, in one resumable loop."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from mmalign import benchmarks, runs
+from mmalign.benchmarks import _options
+from mmalign.media import open_image
+from mmalign.records import InputError, Prediction, Question, media_path
+
+if TYPE_CHECKING:
+    from mmalign.backbones import Backbone, Job
+
+_DISTINCT_IMAGES = 8
+"""Decoded pictures held: benchmarks ask several questions about one picture in a row."""
+
+
+def predict(
+    backbone: Backbone,
+    questions: Sequence[Question],
+    output: Path,
+    *,
+    media_root: Path,
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> runs.Summary:
+    """Answer ``questions`` into the JSONL file ``output``, one Prediction a line, in their order.
+
+    Killed and started again, it goes on where it was; on several ranks each answers a share, and the one that
+    finishes last merges. A question whose picture cannot be opened is dropped and counted, with the reason.
+
+    Args:
+        backbone: the model that answers.
+        questions: what it is asked; with images or without.
+        output: the file to write; ``output.run`` beside it holds unfinished work.
+        media_root: folder that the questions' paths are relative to.
+        batch_size: questions answered together; what is written does not depend on it, up to rounding.
+        max_new_tokens: limit of an answer.
+        temperature: 0 answers greedily.
+        seed: of sampled answers; each question has its own stream.
+        progress: show a bar.
+
+    Raises:
+        InputError: a question about a video, no questions, or ``output`` belongs to other questions, options
+            or another model.
+    """
+    _check(questions)
+    model = backbone.fingerprint()
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    open_picture = lru_cache(maxsize=_DISTINCT_IMAGES)(lambda name: open_image(media_path(name, media_root)))
+
+    def answer(unit: runs.Unit) -> Iterator[tuple[str, list[Prediction] | runs.Drop]]:
+        ready: list[tuple[Question, tuple[Image.Image, ...]]] = []
+        for question in unit.items:
+            images = _open_all(question, open_picture)
+            if isinstance(images, runs.Drop):
+                yield question.id, images
+            else:
+                ready.append((question, images))
+        texts = backbone.generate(
+            [_job(question, images, seed) for question, images in ready],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+        )
+        for (question, _), text in zip(ready, texts, strict=True):
+            yield question.id, [Prediction(id=question.id, text=text, meta={"model": model, **options})]
+
+    # Gold and meta are for the scorer: a corrected label must not make the answers look stale.
+    asked = [replace(question, gold=None, meta={}) for question in questions]
+    manifest = {"media_root": str(Path(media_root).resolve()), "model": model, **options}
+    return runs.run(
+        output,
+        asked,
+        answer,
+        unit_size=batch_size,
+        manifest=manifest,
+        description="predict",
+        progress=progress,
+    )
+
+
+def _check(questions: Sequence[Question]) -> None:
+    if not questions:
+        raise InputError("no questions to answer")
+    for question in questions:
+        if question.videos:
+            raise InputError(f"question {question.id} is about a video: give its frames as images", field="videos")
+
+
+def _open_all(question: Question, open_picture: Callable[[str], Image.Image]) -> tuple[Image.Image, ...] | runs.Drop:
+    try:
+        return tuple(open_picture(name) for name in question.images)
+    except InputError as error:  # only an image that was found has a reason; else the path itself is at fault
+        return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
+
+
+def _job(question: Question, images: tuple[Image.Image, ...], seed: int) -> Job:
+    from mmalign.backbones import Job  # imports torch, which the other verbs of this folder do without
+
+    return Job(messages=question.prompt, images=images, seed=runs.stable_seed(seed, question.id))
+
+
+EPILOG = """example:
+  mmalign predict pope --model llava-hf/llava-1.5-7b-hf --data POPE/output/coco --media_root val2014 \\
+      --option prompt=short --output runs/pope.jsonl
+  mmalign score pope --data POPE/output/coco --predictions runs/pope.jsonl
+
+Start the same command again after an interruption: answers that are there are kept. Several processes
+(deepspeed --module mmalign.cli predict ...) share the questions."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `mmalign predict`."""
+    parser.description = "Let a model answer the questions of a benchmark."
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    _options.add_data_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file of predictions to write")
+    parser.add_argument("--media_root", type=Path, help="folder of the pictures (default: where the data is)")
+    parser.add_argument(
+        "--max_new_tokens", type=_options.positive, help="limit of an answer (default: the benchmark's)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) answers greedily")
+    parser.add_argument("--seed", type=int, default=0, help="of sampled answers")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which model answers, and how many questions at a time."""
+    parser.add_argument("--model", required=True, help="Hugging Face folder or name, or a PEFT adapter's folder")
+    parser.add_argument("--adapter", help="PEFT adapter folder to put on top of the model")
+    parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
+    parser.add_argument("--batch_size", type=_options.positive, default=8, help="questions at a time (default 8)")
+
+
+def load_model(args: argparse.Namespace) -> Backbone:
+    """The backbone that the flags of `add_model_arguments` name."""
+    from mmalign import backbones
+
+    return backbones.load(args.model, adapter=args.adapter, dtype=args.dtype)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Run `mmalign predict` with parsed flags; returns the exit status."""
+    benchmark = benchmarks.load(args.benchmark)
+    questions = _options.read_questions(benchmark, args.data, args.option)
+    summary = predict(
+        load_model(args),
+        questions,
+        args.output,
+        media_root=args.media_root or _options.media_root_of(args.data),
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens or benchmark.MAX_NEW_TOKENS,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    if summary.complete:
+        dropped = "".join(f", {count} dropped ({reason})" for reason, count in sorted(summary.drops.items()))
+        print(f"{args.output}: {summary.records} answers to {summary.sources} questions{dropped}")
+    return 0

@@ -1,0 +1,159 @@
+"""Predicting: one loop for all benchmarks, resumable, sharded, and never stopped by a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmalign.benchmarks import suite
+from mmalign.benchmarks.predict import predict
+from mmalign.records import InputError, Prediction, Question, read_jsonl, user_message
+
+
+class ReddestPicture:
+    """A backbone in the sense of the contract: says how red the first picture is; counts its work."""
+
+    def __init__(self, name: str = "red-1", fail_after: int | None = None) -> None:
+        self.name, self.fail_after = name, fail_after
+        self.batches: list[int] = []
+
+    def fingerprint(self) -> str:
+        return self.name
+
+    def generate(self, jobs: Sequence, *, max_new_tokens: int, temperature: float = 0.0) -> list[str]:
+        if len(self.batches) == self.fail_after:
+            raise KeyboardInterrupt
+        self.batches.append(len(jobs))
+        return [f"red {job.images[0].getpixel((0, 0))[0]}"[:max_new_tokens] for job in jobs]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[Question]:
+    for number in range(7):
+        Image.new("RGB", (4, 4), (10 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    return [
+        Question(id=f"q{n}", prompt=[user_message("How red?", images=1)], images=(f"{n}.png",), gold="x")
+        for n in range(7)
+    ]
+
+
+def answers(path: Path) -> dict[str, str]:
+    return {p.id: p.text for p in read_jsonl(path, Prediction.parse)}
+
+
+def test_answers_stand_in_the_order_of_the_questions(asked: list[Question], tmp_path: Path) -> None:
+    output, backbone = tmp_path / "out.jsonl", ReddestPicture()
+    summary = predict(backbone, asked, output, media_root=tmp_path, batch_size=3, progress=False)
+    assert list(answers(output).items()) == [(f"q{n}", f"red {10 * n}") for n in range(7)]
+    assert backbone.batches == [3, 3, 1]
+    assert summary.complete and summary.records == 7 and not summary.drops
+    first = next(read_jsonl(output, Prediction.parse))
+    assert first.meta == {"model": "red-1", "max_new_tokens": 64, "temperature": 0.0, "seed": 0}
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_file(asked: list[Question], tmp_path: Path) -> None:
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    predict(ReddestPicture(), asked, whole, media_root=tmp_path, batch_size=2, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        predict(ReddestPicture(fail_after=2), asked, output, media_root=tmp_path, batch_size=2, progress=False)
+    assert not output.exists()
+    rest = ReddestPicture()
+    predict(rest, asked, output, media_root=tmp_path, batch_size=2, progress=False)
+    assert rest.batches == [2, 1]
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_pictures_that_cannot_be_used_are_counted_with_their_reason(asked: list[Question], tmp_path: Path) -> None:
+    (tmp_path / "1.png").unlink()
+    Image.effect_noise((64, 64), 50).save(tmp_path / "2.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:2000])
+    asked[3] = Question(id="q3", prompt=asked[3].prompt, images=("../../etc/passwd",))
+    output = tmp_path / "out.jsonl"
+    summary = predict(ReddestPicture(), asked, output, media_root=tmp_path, batch_size=4, progress=False)
+    assert list(answers(output)) == ["q0", "q4", "q5", "q6"]
+    assert summary.drops == {"missing": 1, "truncated": 1, "bad_path": 1}
+
+
+def test_a_corrected_label_keeps_the_answers_and_another_model_does_not(asked: list[Question], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    predict(ReddestPicture(), asked, output, media_root=tmp_path, progress=False)
+    relabelled = [Question(id=q.id, prompt=q.prompt, images=q.images, gold="y") for q in asked]
+    again = ReddestPicture()
+    assert predict(again, relabelled, output, media_root=tmp_path, progress=False).complete
+    assert again.batches == []
+    with pytest.raises(InputError, match="model: red-1 -> red-2"):
+        predict(ReddestPicture("red-2"), asked, output, media_root=tmp_path, progress=False)
+
+
+def test_two_ranks_write_what_one_writes(
+    asked: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    predict(ReddestPicture(), asked, one, media_root=tmp_path, batch_size=2, progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, complete in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        summary = predict(ReddestPicture(), asked, two, media_root=tmp_path, batch_size=2, progress=False)
+        assert summary.complete is complete
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_videos_and_nothing_at_all_are_refused(tmp_path: Path) -> None:
+    clip = Question(id="v", prompt=[user_message("What?", videos=1)], videos=("a.mp4",))
+    with pytest.raises(InputError, match="question v is about a video"):
+        predict(ReddestPicture(), [clip], tmp_path / "out.jsonl", media_root=tmp_path)
+    with pytest.raises(InputError, match="no questions"):
+        predict(ReddestPicture(), [], tmp_path / "out.jsonl", media_root=tmp_path)
+
+
+# --- suites ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, asked: list[Question]) -> Path:
+    objects = {q.images[0]: ["red dog"] for q in asked}
+    (tmp_path / "objects.json").write_text(json.dumps(objects), encoding="utf-8")
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        f"suite:\n  - {{benchmark: chair, data: {tmp_path}}}\n  - {{benchmark: chair, data: {tmp_path}, "
+        "name: short, options: {prompt: Objects}, max_new_tokens: 3}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_suite_predicts_and_scores_every_entry(config: Path, tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    scores = suite.run_suite(ReddestPicture(), suite.read_suite(config), output, progress=False)
+    assert list(scores) == ["chair", "short"]
+    for label, text in (("chair", "red 60"), ("short", "red")):
+        assert json.loads((output / f"{label}.json").read_text()) == scores[label]
+        assert answers(output / f"{label}.jsonl")["6.png"] == text
+    assert scores["chair"]["n_items"] == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("suite: [", "not YAML"),
+        ("- pope", "field 'suite': expected a list"),
+        ("suite: []", "field 'suite': expected a list"),
+        ("suite: [{benchmark: pope}]", r"field 'suite\[0\]': expected benchmark and data"),
+        ("suite: [{benchmark: pope, data: a, media: b}]", r"field 'suite\[0\]'"),
+        ("suite: [{benchmark: pope, data: a}, {benchmark: pope, data: b}]", "two entries have one name"),
+    ],
+)
+def test_suites_that_are_wrong(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=problem):
+        suite.read_suite(path)
+
+
+def test_the_shipped_suite_reads() -> None:
+    shipped = Path(__file__).resolve().parents[2] / "eval" / "hallucination.yaml"
+    assert [entry.label for entry in suite.read_suite(shipped)] == ["pope", "chair"]
