@@ -59,7 +59,9 @@ def test_objectives_know_torch_and_nothing_else():
         assert "transformers" not in text, path
 
 
-@pytest.mark.parametrize("module", ["mmalign.cli", "mmalign.records", "mmalign.benchmarks.pope", "mmalign.benchmarks.chair"])
+@pytest.mark.parametrize(
+    "module", ["mmalign.cli", "mmalign.records", "mmalign.benchmarks.pope", "mmalign.benchmarks.chair"]
+)
 def test_light_modules_import_nothing_heavy(module):
     code = f"import {module}, sys; print([m for m in ('torch', 'transformers', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

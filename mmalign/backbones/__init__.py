@@ -8,6 +8,7 @@ named after its ``model_type``, with a subclass that holds only what differs.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,12 @@ def load(
         adapter: PEFT adapter folder to put on top of ``path``.
         dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
         attn_implementation: ``sdpa``, ``eager`` or another name that transformers knows.
-        device: where to put the weights; the first GPU, or else the CPU, by default.
+        device: where to put the weights; this process's GPU, or else the CPU, by default.
         trust_remote_code: run Python code that came with the model. Off unless asked for.
 
     Raises:
         InputError: the folder holds no model or processor that transformers can load.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     path, adapter = _base_and_adapter(str(path), adapter)
@@ -60,7 +60,7 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    model = model.to(device or _default_device()).eval()
     sources = [source for source in (path, adapter) if source is not None]
     return backbone_class(config.model_type)(model, processor, sources)
 
@@ -71,6 +71,13 @@ def backbone_class(model_type: str) -> type[Backbone]:
         return Backbone
     module = plugins.find_module(__name__, model_type)
     return next(c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__)
+
+
+def _default_device() -> str:
+    """This process's own GPU (launchers number them by LOCAL_RANK), or the CPU."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def _base_and_adapter(path: str, adapter: str | Path | None) -> tuple[str, str | Path | None]:

@@ -92,9 +92,7 @@ class Backbone:
     @cached_property
     def image_token_id(self) -> int:
         config = self.hf_model.config
-        return next(
-            getattr(config, name) for name in ("image_token_id", "image_token_index") if hasattr(config, name)
-        )
+        return next(getattr(config, name) for name in ("image_token_id", "image_token_index") if hasattr(config, name))
 
     @cached_property
     def end_token_ids(self) -> frozenset[int]:

@@ -62,9 +62,7 @@ class Batch:
         return cls(
             input_ids=_stack([torch.cat([c.input_ids, r.input_ids]) for c, r in content], length, pad),
             mask=_stack([torch.ones(len(c.input_ids) + len(r.input_ids)).long() for c, r in content], length, 0),
-            tokenwise={
-                key: _stack([c.tokenwise[key] for c, _ in content], length, 0) for key in contexts[0].tokenwise
-            },
+            tokenwise={key: _stack([c.tokenwise[key] for c, _ in content], length, 0) for key in contexts[0].tokenwise},
             response=_stack([_after(c, torch.ones_like(r.input_ids)) for c, r in content], length, 0),
             spans=_stack([_after(c, r.spans) for c, r in content], length, 0),
             contexts=contexts,

@@ -71,9 +71,7 @@ class Encoder:
 
     def _context(self, record: Record, name: str, media_root) -> Context:
         if record.videos:
-            raise InputError(
-                "video files are not read yet; give the frames as images", field="videos"
-            )
+            raise InputError("video files are not read yet; give the frames as images", field="videos")
         messages = record.rejected_prompt if name == "rejected_prompt" else record.prompt
         field = "rejected_images" if name == "rejected_media" else "images"
         return self.backbone.encode_prompt(messages, open_images(getattr(record, field), media_root, field))

@@ -93,9 +93,7 @@ class Engine(nn.Module):
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         self.backbone.hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict | None = None, **_: Any
-    ) -> None:
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **_: Any) -> None:
         """The same by the name that transformers gives it since 5.20."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
 

@@ -6,20 +6,15 @@ TrainingArguments with the few defaults that differ here.
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
-from mmalign import plugins
+from mmalign import flags, plugins
 from mmalign.objectives import Objective
 from mmalign.records import InputError
 
@@ -127,60 +122,16 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
         InputError: a key of the YAML file is no flag, or a value does not fit.
     """
     objective = plugins.find_class("mmalign.objectives", name)
-    parser = HfArgumentParser(
+    parser = flags.parser(
         [objective, ModelOptions, DataOptions, TrainOptions],
         prog=f"mmalign train {name}",
         usage="%(prog)s --model MODEL --data FILE.jsonl --output_dir FOLDER [--config FILE.yaml] [flags]",
         description=(objective.__doc__ or "").strip(),
         epilog=f"Example: deepspeed train/{name}.py --config train/{name}.yaml --learning_rate 1e-6",
-        allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Flags as YAML; those on the command line win.")
-    flags = {action.dest for action in parser._actions}
-    if "local_rank" not in flags:  # some transformers know it, some do not; the deepspeed launcher appends it
-        parser.add_argument("--local_rank", help="Appended by the deepspeed launcher; the environment says the same.")
-    arguments = [*_flags_of(_config_file(arguments), flags), *arguments]
-    *options, _, unknown = parser.parse_args_into_dataclasses(
-        args=arguments, look_for_args_file=False, return_remaining_strings=True
-    )
-    if unknown:
-        raise InputError(f"no such flag: {unknown[0]}{_suggestion(unknown[0].strip('-'), flags)}")
-    return tuple(options)
-
-
-def _config_file(arguments: Sequence[str]) -> Path | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    return parser.parse_known_args(list(arguments))[0].config
-
-
-def _flags_of(config: Path | None, flags: set[str]) -> list[str]:
-    """A YAML file as command-line flags, so that both are read by the same rules."""
-    if config is None:
-        return []
-    if not config.is_file():
-        raise InputError("no such file", file=config)
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {error}", file=config) from error
-    if not isinstance(values, dict):
-        raise InputError("expected one mapping of flags to values", file=config)
-    spelled: list[str] = []
-    for key, value in values.items():
-        if key not in flags:
-            raise InputError(f"no such flag{_suggestion(str(key), flags)}", file=config, field=str(key))
-        if value is not None:
-            spelled += [f"--{key}", *_words(value)]
-    return spelled
-
-
-def _words(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [json.dumps(value) if isinstance(value, dict | bool) else str(value)]
-
-
-def _suggestion(name: str, flags: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(flags), n=1)
-    return f"; did you mean {close[0]}?" if close else "; see --help"
+        return flags.parse(parser, arguments)
+    except InputError:
+        raise
+    except ValueError as error:  # flags that transformers finds at odds with each other
+        raise InputError(str(error)) from error

@@ -70,7 +70,9 @@ def test_hiding_every_image_token_hides_the_picture(backbone):
     blind = [Job(PROMPT, (picture(i),), seed=7, keep=hidden) for i in range(4)]
     texts = backbone.generate(blind, max_new_tokens=10, temperature=1.0)
     assert len(set(texts)) == 1
-    seeing = backbone.generate([Job(PROMPT, (picture(i),), seed=7) for i in range(4)], max_new_tokens=10, temperature=1.0)
+    seeing = backbone.generate(
+        [Job(PROMPT, (picture(i),), seed=7) for i in range(4)], max_new_tokens=10, temperature=1.0
+    )
     assert len(set(seeing)) > 1
 
 
@@ -82,7 +84,9 @@ def test_hidden_tokens_keep_positions_and_equal_an_explicit_4d_mask(backbone):
     inputs, mask, positions = _generation._left_padded(backbone, contexts, rows, [[]], [job])
     assert positions[0].tolist() == list(range(len(contexts[0].input_ids)))
     with torch.no_grad():
-        logits, _ = _generation._step(backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None)
+        logits, _ = _generation._step(
+            backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None
+        )
         ids = contexts[0].input_ids
         allowed = torch.ones(len(ids), len(ids)).tril().bool()
         image = (ids == backbone.image_token_id).nonzero()[:, 0]

@@ -58,7 +58,9 @@ def test_gradients_equal_the_oracles(backbone, records):
     engine, weights = Engine(backbone, reference=False), list(backbone.model.parameters())
     batch = batch_of(backbone, records, [0, 1])
     statistics, _ = engine(batch)
-    ours = torch.autograd.grad((statistics["chosen"].sum() - statistics["rejected"].sum()).sum(), weights, allow_unused=True)
+    ours = torch.autograd.grad(
+        (statistics["chosen"].sum() - statistics["rejected"].sum()).sum(), weights, allow_unused=True
+    )
     plain = sum(oracle(backbone, records, i, "chosen") - oracle(backbone, records, i, "rejected") for i in (0, 1))
     theirs = torch.autograd.grad(plain, weights, allow_unused=True)
     scale = max(g.abs().max() for g in theirs if g is not None)

@@ -27,4 +27,9 @@ def random_views(names: tuple[str, ...], seed: int, batch: int = 4, tokens: int 
 
 def numbers(batch: int) -> dict[str, Tensor]:
     nothing = torch.full((batch,), float("nan"), dtype=torch.float64)
-    return {"weight": torch.ones(batch, dtype=torch.float64), "strength": nothing, "margin": nothing, "difficulty": nothing}
+    return {
+        "weight": torch.ones(batch, dtype=torch.float64),
+        "strength": nothing,
+        "margin": nothing,
+        "difficulty": nothing,
+    }

@@ -81,6 +81,7 @@ class TestObjective:
             return TokenStats(pad(stats.logps, (0, padding))[rows], pad(stats.mask, (0, padding))[rows], present[rows])
 
         views = [
-            {view: change(stats) for view, stats in random_views(objective.views, seed, batch).items()} for seed in (1, 2)
+            {view: change(stats) for view, stats in random_views(objective.views, seed, batch).items()}
+            for seed in (1, 2)
         ]
         return objective(views[0], views[1], {k: v[rows] for k, v in numbers(batch).items()})
