@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import REPOSITORY
 
 ROOMS = (
-    "checks", "records", "plugins", "flags", "runs", "media", "backbones", "objectives", "forward", "retrieval", "rewards",
-    "builders", "training", "benchmarks", "interop", "reports", "scenes", "cli",
+    "checks", "records", "plugins", "flags", "runs", "media", "backbones", "objectives", "forward", "retrieval",
+    "rewards", "builders", "training", "benchmarks", "interop", "reports", "scenes", "cli",
 )  # fmt: skip
 FILES = sorted((REPOSITORY / "mmalign").rglob("*.py"))
 

@@ -171,8 +171,7 @@ class Backbone:
         if ids[: len(prompt_ids)] != prompt_ids:
             raise InputError("tokenizer merges the end of the prompt with the response; this model cannot be trained")
         ids, offsets = self._until_end_of_turn(ids[len(prompt_ids) :], offsets[len(prompt_ids) :])
-        shift = whole.index(text_of(response).strip(), len(prompt))
-        inside = [any(s + shift < end and start < e + shift for s, e in spans) for start, end in offsets]
+        inside = _intersects(offsets, spans, whole.find(text_of(response).strip(), len(prompt)))
         return Response(torch.tensor(ids), torch.tensor(inside, dtype=torch.long))
 
     def _until_end_of_turn(self, ids: list[int], offsets: list) -> tuple[list[int], list]:
@@ -199,8 +198,19 @@ class Backbone:
         dtype = next(self.model.parameters()).dtype
         return {k: v.to(self.device, dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
 
-    def positions(self, input_ids: Tensor, mask: Tensor, tokenwise: dict[str, Tensor], media: dict) -> Tensor:
-        """Position of every token, padding on either side not counted. Shape: (R, T) -> (R, T)."""
+    def positions(
+        self, input_ids: Tensor, mask: Tensor, tokenwise: dict[str, Tensor], contexts: Sequence[Context]
+    ) -> Tensor:
+        """Position of every token, padding on either side not counted.
+
+        Args:
+            input_ids, mask: rows, and which of their tokens are not padding. Shape: (R, T).
+            tokenwise: further per-token inputs. Shape of each: (R, T).
+            contexts: the prompt of each row, for families whose positions follow from the grids of its media.
+
+        Returns:
+            Shape: (R, T).
+        """
         return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
     def next_positions(self, last: Tensor) -> Tensor:
@@ -264,3 +274,10 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
+
+
+def _intersects(offsets: list[tuple[int, int]], spans: Sequence[Sequence[int]], shift: int) -> list[bool]:
+    """Which tokens intersect a span of the response, whose text begins at character ``shift`` of the template."""
+    if spans and shift < 0:
+        raise InputError("the chat template changes the response's text, so its spans cannot be placed")
+    return [any(start < e + shift and s + shift < end for s, e in spans) for start, end in offsets]

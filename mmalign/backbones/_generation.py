@@ -148,8 +148,7 @@ def _left_padded(
         mask[i, start:] = 1
         for key, values in context.tokenwise.items():
             tokenwise[key][i, start : start + len(values)] = values
-    media = backbone.merge_media(contexts)
-    positions = backbone.positions(input_ids, mask, tokenwise, media)
+    positions = backbone.positions(input_ids, mask, tokenwise, [contexts[row] for row in rows])
     visible = mask.clone()
     for i, job in enumerate(jobs):
         if job.keep is not None:

@@ -113,7 +113,8 @@ def open_images(names: Sequence[str], media_root, field: str) -> list[Image.Imag
 class RecordDataset(Dataset):
     """Encoded records by position in their file, as a data loader asks for them.
 
-    An item is asked for as (index, counted); see `EncodedRecord.counted`.
+    An item is asked for as (index, counted); see `EncodedRecord.counted`. A record that cannot be used comes back as
+    its InputError, not raised: a data worker would make a stack trace of it.
     """
 
     def __init__(self, records: RecordFile, encoder: Encoder) -> None:
@@ -123,12 +124,10 @@ class RecordDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: tuple[int, bool]) -> EncodedRecord:
+    def __getitem__(self, item: tuple[int, bool]) -> EncodedRecord | InputError:
         index, counted = item
         try:
             return self.encoder(self.records[index], self.records.media_root, counted=counted)
         except InputError as error:
-            if error.line is not None:
-                raise
             line = self.records.line_of(index)
-            raise InputError(error.problem, file=self.records.path, line=line, field=error.field) from error
+            return InputError(error.problem, file=self.records.path, line=line, field=error.field)

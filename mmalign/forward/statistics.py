@@ -35,7 +35,8 @@ def token_logps(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
 def _hidden_states(backbone: Backbone, batch: Batch) -> Tensor:
     """Last hidden states of every row. Shape: (R, T, H)."""
     media = backbone.media_inputs(batch.contexts, batch.context_of)
-    positions = backbone.positions(batch.input_ids, batch.mask, batch.tokenwise, media)
+    contexts = [batch.contexts[row] for row in batch.context_of]
+    positions = backbone.positions(batch.input_ids, batch.mask, batch.tokenwise, contexts)
     output = backbone.hf_model.model(
         input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=positions, **batch.tokenwise, **media
     )

@@ -279,7 +279,8 @@ def convert(
     """Write a published split of NLVR as this project's files, a folder of ``output`` for each part.
 
     Each holds ``images/``, ``objects.json`` ({image: [names]}, for CHAIR), ``sft.jsonl`` (records with prompt
-    and chosen: a caption, and questions of what is where and of what is there), and ``pope_random.json``,
+    and chosen: a caption, and questions of what is where and of what is there), ``captions.jsonl`` (of these the
+    captions alone, which pairs are built from), and ``pope_random.json``,
     ``pope_popular.json`` and ``pope_adversarial.json``, whose popular and adversarial names are those of the
     first part. All paths are relative to the part's folder. ``output/summary.json`` holds the counts.
 
@@ -336,6 +337,7 @@ def _write_pictures(folder: Path, boxes: Sequence[Box], seed: int) -> int:
         told = exchanges(box.shapes, Random(f"{seed}:{box.name}"))
         records += [_record(box, f"{box.name}#{number}", *exchange) for number, exchange in enumerate(told)]
     write_jsonl(folder / "sft.jsonl", records)
+    write_jsonl(folder / "captions.jsonl", (record for record in records if record.meta["kind"] == "caption"))
     return len(records)
 
 

@@ -81,8 +81,17 @@ class PreferenceTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
 
-    def _collate(self, records: list) -> Batch:
+    def _collate(self, records: list) -> Batch | InputError:
+        error = next((record for record in records if isinstance(record, InputError)), None)
+        if error is not None:
+            return error
         return Batch.of(records, self.objective.views, self.model.backbone.pad_token_id)
+
+    @staticmethod
+    def _usable(batch: Batch | InputError) -> Batch:
+        if isinstance(batch, InputError):
+            raise batch
+        return batch
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         return inputs.to(self.args.device)
@@ -94,7 +103,7 @@ class PreferenceTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, dict]:
         """The micro-batches of one optimisation step, and how many records each term counts in all of it."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        batches = [self._usable(batch) for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts: dict[str, Tensor] = {}
         for batch in batches:
             for name, present in term_presence(self.objective, batch).items():
@@ -154,7 +163,7 @@ class PreferenceTrainer(Trainer):
         training, sums = model.training, Sums()
         model.eval()
         for batch in self._loader(dataset, self.args.eval_batch_size, seed=None):
-            batch = self._prepare_inputs(batch)
+            batch = self._prepare_inputs(self._usable(batch))
             policy, reference = model(batch)
             terms, metrics = self.objective(policy, reference, batch.numbers)
             self._observe(sums, batch, policy, terms, metrics)

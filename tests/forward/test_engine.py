@@ -9,7 +9,7 @@ from mmalign import backbones
 from mmalign.forward import Batch, Encoder, Engine, RecordDataset
 from mmalign.media import open_image
 from mmalign.objectives import load
-from mmalign.records import RecordFile
+from mmalign.records import InputError, RecordFile
 
 VIEWS = ("chosen", "rejected")
 
@@ -117,3 +117,21 @@ def test_fillers_are_absent_and_missing_views_too(backbone, records):
     batch = Batch.of([whole, filler], VIEWS, backbone.pad_token_id)
     statistics, _ = Engine(backbone, reference=False)(batch)
     assert statistics["chosen"].present.tolist() == [True, False]
+
+
+def test_spans_mark_the_tokens_that_they_intersect(backbone, records):
+    record = records[0]
+    text = record.chosen[0]["content"][0]["text"]
+    start = text.index("a ")
+    response = backbone.encode_response(record.prompt, list(record.chosen), [(start, start + 1)])
+    marked = [backbone.tokenizer.decode([i]) for i, s in zip(response.input_ids, response.spans, strict=True) if s]
+    assert "".join(marked).strip() == "a"
+    assert not backbone.encode_response(record.prompt, list(record.chosen)).spans.any()
+
+
+def test_a_template_that_breaks_the_prefix_property_is_refused(backbone, records, monkeypatch):
+    monkeypatch.setattr(
+        backbone.processor, "chat_template", "{% if add_generation_prompt %}[{{ messages|length }}]{% endif %}x"
+    )
+    with pytest.raises(InputError, match="no prefix"):
+        backbone.encode_response(records[0].prompt, list(records[0].chosen))

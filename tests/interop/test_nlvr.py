@@ -106,6 +106,8 @@ def test_conversion_writes_files_that_the_rest_of_the_project_reads(published: P
     folder = output / "test"
     objects = json.loads((folder / "objects.json").read_text())
     records = list(read_jsonl(folder / "sft.jsonl", Record.parse))
+    captions = list(read_jsonl(folder / "captions.jsonl", Record.parse))
+    assert captions == [record for record in records if record.meta["kind"] == "caption"]
     assert {name for record in records for name in record.images} == set(objects)
     assert all((folder / name).is_file() for name in objects)
     assert len({record.id for record in records}) == len(records) == summary["parts"]["test"]["records"]

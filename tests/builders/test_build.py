@@ -1,0 +1,167 @@
+"""Building to the end: the command, its output, a kill in the middle, several ranks, broken input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scripted import Scripted, media, source
+
+from mmalign import backbones, builders
+from mmalign.builders import build, load, main
+from mmalign.media import open_image
+from mmalign.records import InputError, Record, read_jsonl, text_of, validate, write_jsonl
+from tests.conftest import REPOSITORY
+from tests.tiny import environment, write_model
+
+CAPTION = "A large red circle is at the top. There is a small blue star on the right."
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), seed=0)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve sources, of which the seventh has a picture that is cut short."""
+    root = tmp_path / "photos"
+    root.mkdir()
+    media(root)
+    sources = [source(f"s{i}", CAPTION, ("cut.png" if i == 6 else "a.png",)) for i in range(12)]
+    write_jsonl(root / "sources.jsonl", sources)
+    return root / "sources.jsonl"
+
+
+def arguments(model: Path, data: Path, output: Path, *more: str) -> list[str]:
+    limits = ["--max_sentence_tokens", "8", "--max_answer_tokens", "12", "--unit_size", "1"]
+    return ["--model", str(model), "--data", str(data), "--output", str(output), *limits, *more]
+
+
+def test_command(model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "pairs" / "pairs.jsonl"
+    assert main("bdhs", arguments(model, data, output, "--local_rank=0")) == 0
+    said = capsys.readouterr().out
+    assert f"{output}: 11 records from 11 of 12 sources" in said
+    assert f"train with --media_root {data.parent}" in said
+    [dropped] = [line.split() for line in said.splitlines() if "dropped" in line]
+    assert dropped == ["dropped:", "truncated", "1", "8.3%"]
+    assert not list(validate(output, data.parent, open_image))
+    records = list(read_jsonl(output, Record.parse))
+    assert [record.id for record in records] == [f"s{i}#bdhs" for i in range(12) if i != 6]
+    assert records[0].meta["builder"] == "bdhs" and records[0].meta["options"]["rho_th"] == 0.99
+    assert len(records[0].meta["model"]) == 16
+    [drop] = map(json.loads, Path(f"{output}.run", "drops.jsonl").read_text().splitlines())
+    assert drop["source"] == "s6" and "cut.png" in drop["detail"]
+
+
+def test_output_beside_the_media_needs_no_hint(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = data.parent / "pairs.jsonl"
+    assert main("bdhs", arguments(model, data, output)) == 0
+    assert "--media_root" not in capsys.readouterr().out
+    assert main("bdhs", arguments(model, data, output)) == 0
+    assert "already complete" in capsys.readouterr().err
+    assert main("bdhs", arguments(model, data, output, "--rho_th", "0.5")) == 2
+    assert "options.rho_th: 0.99 -> 0.5" in capsys.readouterr().err
+    assert main("bdhs", arguments(model, data, output, "--batch_size", "2")) == 0, "that is no part of the data"
+
+
+def test_kill_and_go_on(model: Path, data: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    assert main("bdhs", arguments(model, data, whole)) == 0
+    script = [sys.executable, REPOSITORY / "data_builders" / "bdhs.py", *arguments(model, data, cut)]
+    process = subprocess.Popen(script, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shard = Path(f"{cut}.run", "shard-00000.jsonl")
+    deadline = time.monotonic() + 60
+    while finished(shard) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not cut.exists() and 3 <= finished(shard) < 12, "killed in the middle"
+    assert main("bdhs", arguments(model, data, cut)) == 0
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def finished(shard: Path) -> int:
+    return sum(line.startswith(b"#") for line in shard.read_bytes().splitlines()) if shard.exists() else 0
+
+
+def test_two_ranks(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert main("bdhs", arguments(model, data, one)) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        assert not two.exists()
+        assert main("bdhs", arguments(model, data, two)) == 0
+        assert ("11 records" in capsys.readouterr().out) == (rank == "0"), "who finishes last says what came of it"
+    assert two.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.parametrize("wrong, problem", [
+    (["--rho_t", "1"], "no such flag: --rho_t; did you mean rho_th?"),
+    (["--rho_th", "2"], "field 'rho_th': must be from 0 to 1"),
+    (["--batch_size", "0"], "field 'batch_size': must be 1 or more"),
+    (["--encoder", "mpnet"], "field 'encoder': no such encoder"),
+    (["--data", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+    (["--model", "nowhere"], "nowhere: cannot load"),
+])  # fmt: skip
+def test_wrong_input(
+    wrong: list[str], problem: str, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("bdhs", arguments(model, data, tmp_path / "pairs.jsonl", *wrong)) == 2
+    assert f"mmalign build bdhs: {problem}" in capsys.readouterr().err
+
+
+MINE = """
+from dataclasses import dataclass
+from mmalign.builders import Drop
+from mmalign.plugins import option
+from mmalign.records import Record, assistant_message
+
+@dataclass(frozen=True)
+class Shout:
+    '''Louder.'''
+
+    word: str = option("NO", "What is shouted.")
+
+    def __call__(self, unit, model):
+        for record in unit.items:
+            made = Record(f"{record.id}#shout", record.prompt, record.chosen, [assistant_message(self.word)],
+                          images=record.images)
+            yield record.id, [made] if record.id != "s1" else Drop("quiet")
+"""
+
+
+def test_a_builder_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "shout.py").write_text(MINE)
+    builder = load(f"{tmp_path}/shout.py:Shout", word="WRONG")
+    sources = [source(f"s{i}", CAPTION) for i in range(3)]
+    output, model = tmp_path / "pairs.jsonl", Scripted(lambda job, greedy: "")
+    summary = build(builder, sources, model, output, media_root=tmp_path, progress=False)
+    assert (summary.kept, summary.drops) == (2, {"quiet": 1})
+    made = next(read_jsonl(output, Record.parse))
+    assert text_of(made.rejected) == "WRONG" and made.meta["options"] == {"word": "WRONG"}
+    (tmp_path / "shout.py").write_text(MINE.replace("#shout", "#loud"))
+    with pytest.raises(InputError, match="files.*shout.py"):
+        build(load(f"{tmp_path}/shout.py:Shout", word="WRONG"), sources, model, output, media_root=tmp_path)
+
+
+def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path, tmp_path: Path) -> None:
+    """Every source ends as a record or as a counted drop."""
+    backbone = backbones.load(model, device="cpu")
+    found = builders.sources(shared_data / "photos" / "questions.jsonl")[:6]
+    builder = load("bdhs", max_sentence_tokens=8, max_answer_tokens=12)
+    summary = build(
+        builder, found, backbone, tmp_path / "pairs.jsonl", media_root=shared_data / "photos", progress=False
+    )
+    assert summary.complete and summary.kept + sum(summary.drops.values()) == 6 and summary.kept > 0

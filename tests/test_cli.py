@@ -1,0 +1,50 @@
+"""The command line as a newcomer meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmalign import cli
+from tests.tiny import run_command
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help_names_every_verb(capsys, flag):
+    assert cli.main([flag]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb}" in text for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_every_verb_has_help_with_an_example(verb):
+    names = {"train": ["dpo"], "build": ["bdhs"]}
+    text = run_command(verb, *names.get(verb, []), "--help").stdout
+    assert "xample" in text
+    assert "--" in text
+
+
+def test_named_verbs_list_their_plugins(capsys):
+    assert cli.main(["train"]) == 0
+    assert "dpo, sft" in capsys.readouterr().out
+
+
+def test_unknown_verbs_and_plugins(capsys):
+    assert cli.main(["trian"]) == 2
+    assert "no such verb: trian" in capsys.readouterr().err
+    assert cli.main(["score", "popee", "--data", "x", "--predictions", "y"]) == 2
+    assert "pope" in capsys.readouterr().err
+
+
+def test_validate_reports_every_problem(tmp_path, capsys, pairs):
+    rows = pairs.read_text().splitlines()[:3]
+    broken = {**json.loads(rows[1]), "images": ["gone.png", "../../etc/passwd"]}
+    file = pairs.parent / "broken.jsonl"
+    file.write_text("\n".join([rows[0], "{not json", json.dumps(broken), rows[0]]) + "\n")
+    assert cli.main(["validate", str(file)]) == 1
+    text = capsys.readouterr().out
+    for problem in ("broken.jsonl:2", "broken.jsonl:3", "broken.jsonl:4"):
+        assert problem in text
+    assert cli.main(["validate", str(pairs)]) == 0
+    assert "22 records, no problems" in capsys.readouterr().out

@@ -1,0 +1,135 @@
+"""What a run leaves behind: folders that plain transformers and PEFT load, a card, and errors that say where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from mmalign import backbones
+from mmalign.backbones import Job
+from mmalign.records import user_message
+from tests.tiny import run_command
+
+
+def train(objective, model, data, output, *more):
+    return run_command(
+        "train", objective, "--model", model, "--data", data, "--output_dir", output, "--max_steps", "3",
+        "--learning_rate", "1e-2", "--save_strategy", "no", *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model, pairs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("adapter")
+    train("dpo", tiny_model, pairs, output, "--lora")
+    return output
+
+
+@pytest.fixture(scope="module")
+def full(tiny_model, pairs, tmp_path_factory):
+    output = tmp_path_factory.mktemp("full")
+    train("sft", tiny_model, pairs, output)
+    return output
+
+
+def logits(model, backbone) -> torch.Tensor:
+    context = backbone.encode_prompt(
+        [user_message("Describe the image.", images=1)], [Image.new("RGB", (64, 64), "red")]
+    )
+    with torch.no_grad():
+        return model(input_ids=context.input_ids[None], **context.media).logits
+
+
+def test_plain_transformers_loads_a_full_model(full, tiny_model):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model, info = AutoModelForImageTextToText.from_pretrained(full, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert AutoProcessor.from_pretrained(full).chat_template
+    base = backbones.load(tiny_model, device="cpu")
+    assert (logits(model, base) - logits(base.model, base)).abs().max() > 1e-2
+
+
+def test_only_the_parts_not_frozen_move(full, tiny_model):
+    before, after = (dict(backbones.load(f, device="cpu").model.named_parameters()) for f in (tiny_model, full))
+    moved = {backbones.Backbone.part_of(name) for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"projector", "language"}
+
+
+def test_plain_peft_loads_an_adapter(adapter, tiny_model):
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(tiny_model), adapter)
+    ours = backbones.load(adapter, device="cpu")
+    torch.testing.assert_close(logits(model, ours), logits(ours.model, ours))
+    tower = [name for name, _ in ours.model.named_parameters() if "lora_" in name and ours.part_of(name) == "tower"]
+    assert not tower
+
+
+def test_merge_gives_the_adapter_s_logits(adapter, tmp_path):
+    run_command("merge", adapter, "--output", tmp_path / "merged")
+    merged, ours = backbones.load(tmp_path / "merged", device="cpu"), backbones.load(adapter, device="cpu")
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    torch.testing.assert_close(logits(merged.model, merged), logits(ours.model, ours), rtol=1e-4, atol=1e-4)
+    text = merged.generate([Job([user_message("What?", images=1)], (Image.new("RGB", (9, 9)),))], max_new_tokens=3)
+    assert isinstance(text[0], str)
+    refused = run_command("merge", tmp_path / "merged", "--output", tmp_path / "again", check=False)
+    assert "no adapter to merge" in refused.stderr
+
+
+def test_the_card_says_how_it_was_made(adapter):
+    card, identity = (adapter / "README.md").read_text(), json.loads((adapter / "training.json").read_text())
+    for fact in ("dpo", identity["model_fingerprint"], identity["data_fingerprint"], "learning_rate", "LoRA, rank 16"):
+        assert fact in card
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"images": ["gone.png"]}, "pairs.jsonl:3: field 'images'"),
+        ({"images": ["torn.jpg"]}, "pairs.jsonl:3: field 'images'"),
+        ({"chosen": None, "gold": [{"role": "assistant", "content": "Yes."}], "rejected": None}, "pairs.jsonl:3"),
+        ({"weight": float("nan")}, "pairs.jsonl:3: field 'weight'"),
+        ({"videos": ["a.mp4"]}, "pairs.jsonl:3: field"),
+    ],
+    ids=["missing picture", "truncated picture", "nothing to train on", "NaN weight", "a video"],
+)
+def test_bad_records_are_named_and_not_a_stack_trace(tiny_model, pairs, tmp_path, change, expected):
+    shutil.copytree(pairs.parent, tmp_path / "data")
+    whole = tmp_path / "data" / "whole.jpg"
+    Image.effect_noise((200, 200), 50).save(whole)
+    (tmp_path / "data" / "torn.jpg").write_bytes(whole.read_bytes()[:2000])
+    file = tmp_path / "data" / "pairs.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()][:4]
+    rows[2] = {key: value for key, value in {**rows[2], **change}.items() if value is not None}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run_command(
+        "train", "dpo", "--model", tiny_model, "--data", file, "--output_dir", tmp_path / "out", "--max_steps", "4",
+        "--per_device_train_batch_size", "1", "--dataloader_num_workers", "1", check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--learning_rat", "1"], "did you mean learning_rate"),
+        (["--freeze", "towr"], "parts are tower, projector, language"),
+        (["--config", "gone.yaml"], "gone.yaml"),
+        (["--model", "gone"], "gone"),
+    ],
+)
+def test_bad_flags(tiny_model, pairs, tmp_path, flags, expected):
+    given = ["--model", tiny_model, "--data", pairs, "--output_dir", tmp_path, *flags]
+    done = run_command("train", "dpo", *given, check=False)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
