@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign import runs
-from mmalign.records import InputError
+from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
     from mmalign.backbones._backbone import Backbone, Context
@@ -72,7 +72,7 @@ def generate(
     if not jobs:
         return []
     contexts, rows = _distinct_contexts(backbone, jobs)
-    prefixes = [_prefix_ids(backbone, contexts[r], job.prefix) for r, job in zip(rows, jobs, strict=True)]
+    prefixes = [_prefix_ids(backbone, contexts[r], job) for r, job in zip(rows, jobs, strict=True)]
     inputs, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
     logits, cache = _step(backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None)
 
@@ -116,15 +116,20 @@ def _distinct_contexts(backbone: Backbone, jobs: Sequence[Job]) -> tuple[list[Co
     return contexts, rows
 
 
-def _prefix_ids(backbone: Backbone, context: Context, prefix: str) -> list[int]:
-    """Tokens of an answer's beginning as they stand after the prompt."""
-    if not prefix:
+def _prefix_ids(backbone: Backbone, context: Context, job: Job) -> list[int]:
+    """Tokens of an answer's beginning as they stand in a templated answer.
+
+    Not simply prompt + prefix: a template may put a space before the answer, which belongs to its first token.
+    """
+    if not job.prefix:
         return []
+    answered = backbone.template([*job.messages, assistant_message(job.prefix)], generation_prompt=False)
+    start = answered.find(job.prefix, len(context.text))
     special = backbone._adds_special(context.text)
     before = backbone.tokenizer(context.text, add_special_tokens=special)["input_ids"]
-    whole = backbone.tokenizer(context.text + prefix, add_special_tokens=special)["input_ids"]
-    if whole[: len(before)] != before:
-        raise InputError("tokenizer merges the end of the prompt with the answer; this model cannot continue one")
+    whole = backbone.tokenizer(answered[: start + len(job.prefix)], add_special_tokens=special)["input_ids"]
+    if start < 0 or not answered.startswith(context.text) or whole[: len(before)] != before:
+        raise InputError("the chat template or tokenizer merges prompt and answer; this model cannot continue one")
     return whole[len(before) :]
 
 

@@ -132,3 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if scores:
         print(json.dumps(scores) if args.json else "\n\n".join(map(table, scores.values())))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -125,3 +125,21 @@ def test_one_encoding_for_jobs_of_one_key(backbone, monkeypatch):
     monkeypatch.setattr(backbone, "encode_prompt", lambda *a: calls.append(1) or plain(*a))
     backbone.generate([Job(PROMPT, (picture(0),), key="a", prefix=p) for p in ("There", "A", "")], max_new_tokens=2)
     assert len(calls) == 1
+
+
+def test_a_prefix_has_the_tokens_that_it_has_in_a_whole_answer(backbone, monkeypatch):
+    """Also where the template puts a space before the answer, as LLaVA-1.5's does."""
+    from mmalign.records import assistant_message
+
+    spaced = (
+        "{% for m in messages %}{% if m.role == 'user' %}USER: {% for b in m.content %}"
+        "{% if b.type == 'image' %}<image>{% else %}{{ b.text }}{% endif %}{% endfor %}"
+        "{% else %} {{ m.content[0].text }}<|end|>{% endif %}{% if loop.last and add_generation_prompt %} ASSISTANT:"
+        "{% elif m.role == 'user' %} ASSISTANT:{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(backbone.processor, "chat_template", spaced)
+    context = backbone.encode_prompt(PROMPT, [picture(0)])
+    prefix = _generation._prefix_ids(backbone, context, Job(PROMPT, prefix="There is"))
+    trained = backbone.encode_response(PROMPT, [assistant_message("There is a red circle.")])
+    assert trained.input_ids[: len(prefix)].tolist() == prefix
+    assert len(prefix) > 0

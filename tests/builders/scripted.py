@@ -22,6 +22,7 @@ class Scripted:
     def __init__(self, reply: Callable[[Job, bool], str]) -> None:
         self.reply = reply
         self.calls: list[list[Job]] = []
+        self.written: list[str] = []
 
     def generate(
         self,
@@ -33,7 +34,9 @@ class Scripted:
         stop: Callable[[str], bool] | None = None,
     ) -> list[str]:
         self.calls.append(list(jobs))
-        return [self._write(self.reply(job, temperature == 0), max_new_tokens, stop) for job in jobs]
+        texts = [self._write(self.reply(job, temperature == 0), max_new_tokens, stop) for job in jobs]
+        self.written += texts
+        return texts
 
     @staticmethod
     def _write(reply: str, limit: int, stop: Callable[[str], bool] | None) -> str:

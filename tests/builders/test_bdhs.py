@@ -174,6 +174,7 @@ def test_sentence_is_stopped_and_trimmed(root: Path) -> None:
     model = Scripted(lambda job, greedy: " dog, 3.5 m long. " + "More of it. " * 50)
     made = run(load("bdhs"), model, root, source("s", "A cat."))["s"]
     assert rejected(made) == "A dog, 3.5 m long."
+    assert model.written == [" dog, 3.5 m long. More"], "no more than it takes to see the end"
 
 
 def test_limits(root: Path) -> None:

@@ -1,0 +1,217 @@
+"""Builders: media and prompts in, preference records out.
+
+A builder is one file with a frozen dataclass whose fields are its options, and so its flags. It is called with one
+unit of the work and a model, and gives for every source of the unit its records or the reason why there is none::
+
+    builder = load("bdhs", rho_th=0.98)
+    summary = build(builder, sources("photos.jsonl"), backbones.load(MODEL), "pairs.jsonl", media_root="photos")
+
+What a builder writes must depend on its options, the model and the source alone (seeds from `mmalign.runs`), never
+on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. A builder whose records tell how they
+came about in ``meta`` can offer ``outcome(record) -> str``: the word that it is counted under when all are built.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmalign import flags, plugins, runs
+from mmalign.builders._sources import sources
+from mmalign.media import open_image
+from mmalign.records import InputError, Record, media_path, read_jsonl
+from mmalign.runs import Drop, Summary
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmalign.backbones import Backbone
+
+__all__ = ["Builder", "Drop", "Unit", "build", "load", "main", "sources"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of the work: sources that are built together.
+
+    Attributes:
+        items: the sources.
+        media_root: folder that their media names start from.
+        batch_size: how many texts the model may write at a time. It belongs to the machine, not to the data: what
+            is written depends on it no more than floating-point sums do.
+    """
+
+    items: tuple[Record, ...]
+    media_root: Path
+    batch_size: int = 8
+
+    def images(self, record: Record) -> tuple[Image.Image, ...]:
+        """The pictures of a source; InputError (a MediaError, with a reason, where there is a file) if one fails."""
+        return tuple(open_image(media_path(name, self.media_root)) for name in record.images)
+
+
+class Builder(Protocol):
+    """What `build` expects of a builder."""
+
+    def __call__(self, unit: Unit, model: Backbone) -> Iterator[tuple[str, list[Record] | Drop]]:
+        """For every source of ``unit``, in any order: its id, and its records (at least one) or why there is none."""
+
+
+def load(name: str, **options: Any) -> Builder:
+    """The builder ``name`` (a file here, or ``path/to/my_builder.py:MyBuilder``) with ``options`` set."""
+    return plugins.find_class(__name__, name)(**options)
+
+
+def build(
+    builder: Builder,
+    sources: Sequence[Record],
+    model: Backbone,
+    output: str | Path,
+    *,
+    media_root: str | Path,
+    unit_size: int = 16,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> Summary:
+    """Build ``output``, or go on building it: resumable, shared by all ranks, see `mmalign.runs.run`.
+
+    Every record's ``meta`` is completed with the builder, its options and the model's fingerprint.
+
+    Args:
+        builder: what makes records of sources.
+        sources: with unique ids.
+        model: the backbone that builders write with.
+        output: the record file; ``output.run`` beside it holds unfinished work and, at the end, ``drops.jsonl``.
+        media_root: folder that the sources' media names start from. Records keep these names.
+        unit_size: sources in a unit: what a kill can cost, and what is batched.
+        batch_size: texts that the model writes at a time.
+        progress: show a bar.
+
+    Raises:
+        InputError: two sources have one id, or ``output`` belongs to other sources, options or another model.
+    """
+    if batch_size < 1:
+        raise InputError(f"must be 1 or more, got {batch_size}", field="batch_size")
+    maker = {
+        "builder": type(builder).__module__.rpartition(".")[2],
+        "options": asdict(builder),
+        "model": model.fingerprint(),
+    }
+    root = Path(media_root).resolve()
+
+    def work(unit: runs.Unit) -> Iterator[tuple[str, list[Record] | Drop]]:
+        for source, result in builder(Unit(unit.items, root, batch_size), model):
+            if not isinstance(result, Drop):
+                result = [replace(record, meta={**maker, **record.meta}) for record in result]
+            yield source, result
+
+    return runs.run(
+        output,
+        sources,
+        work,
+        unit_size=unit_size,
+        manifest={**maker, "files": _files_of(builder), "media_root": str(root)},
+        description=maker["builder"],
+        progress=progress,
+    )
+
+
+def _files_of(builder: Builder) -> dict[str, str]:
+    """Fingerprints of the user's own Python files: the builder's, and those that its options name."""
+    files = [f"{value.partition('.py:')[0]}.py" for value in asdict(builder).values() if ".py:" in str(value)]
+    if not type(builder).__module__.startswith(f"{__name__}."):
+        files.append(type(builder).__call__.__code__.co_filename)
+    return {file: runs.fingerprint(Path(file)) for file in files}
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What is built from what, and where it goes."""
+
+    model: str = field(metadata={"help": "Hugging Face folder or name of the model, or a PEFT adapter's folder."})
+    data: str = field(
+        metadata={"help": "Sources (JSONL): records, or {image, question} rows; the answer may be missing."}
+    )
+    output: str = field(metadata={"help": "Preference records to write (JSONL). The same command again resumes."})
+    media_root: str | None = plugins.option(None, "Folder that media paths start from (default: the data file's own).")
+    adapter: str | None = plugins.option(None, "PEFT adapter folder to put on top of the model.")
+    dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
+    attn_implementation: str = plugins.option("sdpa", "sdpa or eager.")
+    trust_remote_code: bool = plugins.option(False, "Run code that came with the model.")
+    unit_size: int = plugins.option(16, "Sources in a unit: what is batched, and the most that a kill can cost.")
+    batch_size: int = plugins.option(8, "Texts that the model writes at a time: as many as fit in memory.")
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> int:
+    """Build with the builder ``name``: the door of ``mmalign build NAME`` and of the scripts in ``data_builders/``.
+
+    Args:
+        name: a builder's file name, or ``path/to/my_builder.py:MyBuilder``.
+        arguments: the command line, ``sys.argv[1:]`` by default.
+
+    Returns:
+        The exit status: 2 for input that cannot be used.
+    """
+    try:
+        _run(name, sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        print(f"mmalign build {name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    plugin = plugins.find_class(__name__, name)
+    parser = flags.parser(
+        [plugin, BuildOptions],
+        prog=f"mmalign build {name}",
+        usage="%(prog)s --model MODEL --data SOURCES.jsonl --output PAIRS.jsonl [--config FILE.yaml] [flags]",
+        description=(plugin.__doc__ or "").strip(),
+        epilog=f"Example: python data_builders/{name}.py --config data_builders/{name}.yaml --model MODEL "
+        "--data SOURCES.jsonl --output PAIRS.jsonl",
+    )
+    builder, options = flags.parse(parser, arguments)
+    found = sources(options.data)
+    from mmalign import backbones  # imports torch, which --help and unreadable sources do without
+
+    model = backbones.load(
+        options.model,
+        adapter=options.adapter,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        trust_remote_code=options.trust_remote_code,
+    )
+    root, output = Path(options.media_root or Path(options.data).parent), Path(options.output)
+    summary = build(
+        builder,
+        found,
+        model,
+        output,
+        media_root=root,
+        unit_size=options.unit_size,
+        batch_size=options.batch_size,
+    )
+    if summary.complete:
+        print(_report(builder, summary, output))
+        if root.resolve() != output.parent.resolve():
+            print(f"media paths start from {root}: train with --media_root {root}")
+
+
+def _report(builder: Builder, summary: Summary, output: Path) -> str:
+    """What became of the sources, as a table: outcomes of the records, then reasons of the drops."""
+    outcomes: Counter[str] = Counter()
+    if hasattr(builder, "outcome"):
+        outcomes.update(builder.outcome(record) for record in read_jsonl(output, Record.parse))
+    dropped = {f"dropped: {reason}": count for reason, count in summary.drops.items()}
+    lines = [f"{output}: {summary.records} records from {summary.kept} of {summary.sources} sources"]
+    for label, count in [*sorted(outcomes.items()), *dropped.items()]:
+        whole = summary.sources if label in dropped else summary.records
+        lines.append(f"  {label:<32} {count:>8} {count / whole:>7.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""The order of records: every record once an epoch, whatever the number of ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmalign.training.order import EpochOrder
+
+
+def steps(count: int, batch_size: int, world_size: int, seed: int | None, epoch: int = 0) -> list[list[int]]:
+    """Records that count in each step of an epoch, over all ranks."""
+    orders = [EpochOrder(count, batch_size, rank, world_size, seed) for rank in range(world_size)]
+    for order in orders:
+        order.set_epoch(epoch)
+    return [
+        [index for micro_batch in step for index, counted in micro_batch if counted]
+        for step in zip(*orders, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("count", [1, 10, 12, 13])
+def test_every_record_counts_once_in_the_same_step(count, batch_size, world_size):
+    found = steps(count, batch_size, world_size, seed=3)
+    assert found == steps(count, 4, 1, seed=3)
+    assert sorted(index for step in found for index in step) == list(range(count))
+
+
+def test_every_rank_makes_the_same_number_of_calls():
+    orders = [EpochOrder(9, 2, rank, 4, seed=0) for rank in range(4)]
+    assert {len(list(order)) for order in orders} == {2}
+    assert {len(order) for order in orders} == {2}
+    assert all(len(batch) == 2 for order in orders for batch in order)
+
+
+def test_epochs_differ_and_repeat():
+    assert steps(50, 5, 1, seed=1, epoch=0) != steps(50, 5, 1, seed=1, epoch=1)
+    assert steps(50, 5, 1, seed=1, epoch=1) == steps(50, 5, 1, seed=1, epoch=1)
+    assert steps(50, 5, 1, seed=1) != steps(50, 5, 1, seed=2)
+
+
+def test_without_shuffling_it_is_the_file_s_order():
+    assert steps(7, 3, 1, seed=None, epoch=5) == [[0, 1, 2], [3, 4, 5], [6]]
