@@ -15,8 +15,8 @@ test -f "$output/data/summary.json" || python data_builders/nlvr.py --nlvr "$nlv
 
 # teach the bundled model these pictures and words
 run mmalign.cli train sft --model "$model" --data "$output/data/train/sft.jsonl" --output_dir "$output/base" \
-    --freeze none --learning_rate 1e-3 --lr_scheduler_type cosine --warmup_steps 0.05 --num_train_epochs 6 \
-    --per_device_train_batch_size 32 --deepspeed zero2 --save_strategy epoch --save_total_limit 1 --seed "$seed"
+    --freeze none --learning_rate 1e-3 --lr_scheduler_type cosine --warmup_steps 0.05 --num_train_epochs 3 \
+    --per_device_train_batch_size 32 --deepspeed zero2 --save_strategy no --seed "$seed"
 
 # let it answer with its eyes closed
 run mmalign.cli build bdhs --model "$output/base" --data "$output/data/train/captions.jsonl" \

@@ -8,7 +8,7 @@ from PIL import Image
 from mmalign.media import open_image
 from mmalign.records import Question, RecordFile, read_jsonl, text_of, validate
 from mmalign.scenes.dataset import write_split
-from mmalign.scenes.language import mentions
+from mmalign.scenes.evaluate import named
 from mmalign.scenes.render import render
 from mmalign.scenes.world import sample_scene
 
@@ -22,7 +22,7 @@ def test_a_split_on_disk_is_valid_and_says_what_is_in_its_pictures(tmp_path):
     for index, record in enumerate(RecordFile(folder / "sft.jsonl")):
         scene = sample_scene("pairs", 2, index)
         assert objects[record.images[0]] == scene.names
-        assert set(mentions(text_of(record.chosen))) == set(scene.names)
+        assert set(named(text_of(record.chosen))) == set(scene.names)
         assert np.array_equal(np.asarray(Image.open(folder / record.images[0])), render(scene))
     assert [len(record.images) for record in RecordFile(folder / "clips.jsonl")] == [4, 4]
 

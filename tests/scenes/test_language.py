@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmalign.scenes.clips import sample_clip
+from mmalign.scenes.evaluate import named
 from mmalign.scenes.language import (
     caption,
     clip_caption,
@@ -10,7 +11,6 @@ from mmalign.scenes.language import (
     existence_questions,
     exists,
     first_question,
-    mentions,
     moment_questions,
     order_question,
     tell,
@@ -28,13 +28,13 @@ def test_a_caption_names_just_the_objects_one_sentence_each():
     for index in range(50):
         scene = sample_scene("train", 0, index)
         text = caption(scene, Draw(index))
-        assert set(mentions(text)) == set(scene.names)
+        assert set(named(text)) == set(scene.names)
         assert text.count(".") == len(scene.things)
 
 
-def test_mentions_in_order_with_repeats():
+def test_named_in_order_with_repeats():
     text = "A large red circle is on the left. Two blue squares are to the right of the Red circle, in red."
-    assert mentions(text) == ["red circle", "blue square", "red circle"]
+    assert named(text) == ["red circle", "blue square", "red circle"]
 
 
 def test_pope_wording_and_article():
@@ -52,9 +52,7 @@ def test_existence_questions_are_balanced_and_true():
         for q in existence_questions(scene, Draw(i), 4)
     ]
     assert 0.4 < sum(question.answer == "Yes." for _, question in asked) / len(asked) < 0.6
-    assert all(
-        (question.answer == "Yes.") == (mentions(question.question)[0] in scene.names) for scene, question in asked
-    )
+    assert all((question.answer == "Yes.") == (named(question.question)[0] in scene.names) for scene, question in asked)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +118,6 @@ def test_moment_questions_are_true_and_balanced():
         clip = sample_clip("test", 0, index)
         for asked in moment_questions(clip, Draw(index), 3):
             frame = clip.frames[0 if "start" in asked.question else -1]
-            assert (asked.answer == "Yes.") == (mentions(asked.question)[0] in frame.names)
+            assert (asked.answer == "Yes.") == (named(asked.question)[0] in frame.names)
             yes += asked.answer == "Yes."
     assert 100 < yes < 200

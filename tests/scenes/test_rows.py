@@ -8,9 +8,9 @@ from PIL import Image
 from mmalign.records import assistant_message, user_message
 from mmalign.scenes.language import scene_exchanges
 from mmalign.scenes.render import render
-from mmalign.scenes.rows import Batches, Row, collate
+from mmalign.scenes.rows import Batches, Row, blindfold, collate
 from mmalign.scenes.things import Draw
-from mmalign.scenes.tiny import build_model, build_processor, build_tokenizer, world_text
+from mmalign.scenes.tiny import IMAGE, build_model, build_processor, build_tokenizer, world_text
 from mmalign.scenes.train_tiny import answer_loss
 from mmalign.scenes.world import sample_scene
 
@@ -48,7 +48,7 @@ def test_each_branch_sees_just_what_it_would_see_alone(untrained):
 def test_batches_are_the_same_for_one_seed_and_mix_clips_in(untrained):
     tokenizer = untrained[1].tokenizer
     batches = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=2)
-    assert [len(batches[step]["pixel_values"]) for step in range(4)] == [6, 8, 6, 8]
+    assert [len(batches[step]["pixel_values"]) for step in range(4)] == [6, 6, 6, 8]
     again = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=2)[2]
     assert all(torch.equal(again[name], tensor) for name, tensor in batches[2].items())
     assert not torch.equal(batches[0]["pixel_values"], batches[2]["pixel_values"])
@@ -66,3 +66,24 @@ def test_ten_steps_lower_the_loss(untrained):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_blindfold_hides_image_tokens_of_some_rows_and_nothing_else(untrained):
+    tokenizer = untrained[1].tokenizer
+    scenes = [sample_scene("train", 0, index) for index in range(20)]
+    rows = [Row.build(scene_exchanges(scene, Draw(0)), 1, tokenizer) for scene in scenes]
+    batch = collate(rows, np.stack([render(scene) for scene in scenes]), tokenizer.pad_token_id)
+    before = {name: tensor.clone() for name, tensor in batch.items()}
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    blindfold(batch, image, [Draw("blind", row) for row in range(len(rows))])
+    changed = batch["attention_mask"] != before["attention_mask"]
+    blind = changed.flatten(1).any(dim=1)
+    assert 0 < blind.sum() < len(rows) / 2
+    for row in blind.nonzero()[:, 0]:
+        hidden = changed[row, 0].any(dim=0)
+        assert (batch["input_ids"][row, hidden] == image).all()
+        assert hidden.sum() > 40
+        last = int(batch["answer"][row].nonzero()[-1])  # the last answer sees few of the 64 image tokens
+        assert batch["attention_mask"][row, 0, last][batch["input_ids"][row] == image].sum() < 24
+    assert batch["attention_mask"].any(dim=-1).all()
+    assert all(torch.equal(batch[name], tensor) for name, tensor in before.items() if name != "attention_mask")
