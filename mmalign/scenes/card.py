@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 CARD = """\
 ---
@@ -25,20 +26,20 @@ pairs, training and scoring can be shown and tested in minutes without a downloa
 A turn is `<|user|>...<|end|>` or `<|assistant|>...<|end|>`; a clip is given as its four frames.
 
 ## Training
-From random weights, {minutes:.0f} minutes on {threads} CPU threads, Muon and AdamW, bfloat16 products, seed {seed}.
+From random weights with Muon and AdamW and bfloat16 products, {minutes:.0f} minutes on two CPU threads in all:
 
-1. Learning to see, {tower_steps} steps: tower, projector and word embeddings, each image token read as the words for
-   the color and the shape that its patch shows, on the world's `tower` split (balanced).
-2. Learning to speak, {steps} steps of {batch_size} pictures (each {clip_every}th step: a third as many clips), peak
-   learning rate {learning_rate}, all weights, on the `train` split, in which things come with habitual partners. Every
-   picture is new and is asked, in one row, for a caption, up to six what-is-where and four yes/no answers. The first
-   pictures hold one thing, later ones up to six.
+{stages}
 
-The same again:
+1. *Learning to see* comes first where training starts from nothing: tower, projector and word embeddings, each image
+   token read as the words for the color and the shape that its patch shows, on the world's `tower` split (balanced).
+2. *Learning to speak*, all weights, on the `train` split, in which things come with habitual partners. Every picture is
+   new and is asked, in one row, for a caption, up to six what-is-where and four yes/no answers; each `clip_every`-th
+   step is of clips. From nothing, the first pictures hold one thing and later ones up to six; with `--start` all hold
+   what they hold. In {blind:.0%} of all rows at least {hidden:.0%} of the image tokens are hidden, as a language model
+   knows its language before it sees: with its eyes closed it says what its prior says, and not gibberish.
 
-{command}
-
-The last bits of the weights depend on the machine; the figures below were measured by that command on these weights.
+The last bits of the weights depend on the machine; the figures below were measured by the last command, on these
+weights.
 
 ## What it does
 On {count} pictures and {count} clips of the balanced `test` split, greedy. *Blank* is the same question about an empty
@@ -60,16 +61,34 @@ there it often says yes, and its captions name things that are not there. That i
 """
 
 
-def model_card(figures: Mapping[str, Mapping[str, float]], **facts: object) -> str:
+STAGES = "training.json"
+"""In the model's folder: every run of the training script that led to it, first to last."""
+
+
+def model_card(figures: Mapping[str, Mapping[str, float]], stages: Sequence[Mapping[str, Any]], **facts: object) -> str:
     """The card's Markdown.
 
     Args:
         figures: what :func:`mmalign.scenes.evaluate.evaluate` returned.
-        facts: the other names in :data:`CARD`: steps, minutes, options.
+        stages: the options of each run of the script, and its ``minutes``; see :data:`STAGES`.
+        facts: the other names in :data:`CARD`.
     """
     rows = [f"| {kind} | {share:.1%} | {figures['blank'][kind]:.1%} |" for kind, share in figures["accuracy"].items()]
-    names = ("tower_steps", "steps", "batch_size", "learning_rate", "clip_every", "seed")
-    command = "    python -m mmalign.scenes.train_tiny --output DIR"
-    command += "".join(f" \\\n        --{name} {facts[name]}" for name in names)
+    commands = [_command(number, stage) for number, stage in enumerate(stages, start=1)]
     table = "\n".join(["| question | right | blank |", "|---|---|---|", *rows])
-    return CARD.format(accuracy=table, command=command, **figures["pope"], **figures["chair"], **facts)
+    return CARD.format(
+        accuracy=table,
+        stages="\n\n".join(commands),
+        minutes=sum(stage["minutes"] for stage in stages),
+        **figures["pope"],
+        **figures["chair"],
+        **facts,
+    )
+
+
+def _command(number: int, stage: Mapping[str, Any]) -> str:
+    """One run of the script, as it is typed; each starts from what the one before it wrote."""
+    start = [f"--start DIR{number - 1}"] if number > 1 else [f"--tower_steps {stage['tower_steps']}"]
+    names = ("steps", "batch_size", "learning_rate", "clip_every", "seed", "evaluate_on")
+    flags = [f"--output DIR{number}", *start, *(f"--{name} {stage[name]}" for name in names)]
+    return "    python -m mmalign.scenes.train_tiny " + " \\\n        ".join((" ".join(flags[:4]), " ".join(flags[4:])))

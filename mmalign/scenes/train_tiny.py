@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.scenes.card import model_card
+from mmalign.scenes.card import STAGES, model_card
 from mmalign.scenes.evaluate import evaluate
-from mmalign.scenes.rows import Batches
+from mmalign.scenes.rows import BLIND_RATE, BLIND_SHARE, Batches
 from mmalign.scenes.tiny import build_model, build_processor, build_tokenizer, world_text
 from mmalign.scenes.tower import PatchWords, TowerBatches
 
@@ -147,17 +147,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
     figures = evaluate(model, processor, count=options.evaluate_on, seed=options.seed + 1)
-    facts = {
-        name: value for name, value in vars(options).items() if name not in ("output", "start", "steps", "minutes")
-    }
+    stages = json.loads((options.start / STAGES).read_text(encoding="utf-8")) if options.start else []
+    facts = {name: value for name, value in vars(options).items() if name not in ("output", "start", "minutes")}
+    stages.append({**facts, "steps": steps, "minutes": round(minutes, 1)})
+    (options.output / STAGES).write_text(json.dumps(stages, indent=1) + "\n", encoding="utf-8")
     card = model_card(
         figures,
-        **facts,
-        steps=steps,
-        minutes=minutes,
+        stages,
         parameters=sum(weight.numel() for weight in model.parameters()),
         vocabulary=len(tokenizer),
         count=options.evaluate_on,
+        blind=BLIND_RATE,
+        hidden=1 - BLIND_SHARE,
     )
     (options.output / "README.md").write_text(card, encoding="utf-8")
     print(json.dumps({"steps": steps, "minutes": round(minutes, 1), **figures}, indent=1))
