@@ -77,7 +77,7 @@ def test_kill_and_go_on(model: Path, data: Path, tmp_path: Path) -> None:
     script = [sys.executable, REPOSITORY / "data_builders" / "bdhs.py", *arguments(model, data, cut)]
     process = subprocess.Popen(script, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     shard = Path(f"{cut}.run", "shard-00000.jsonl")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while finished(shard) < 3 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
