@@ -231,8 +231,10 @@ def test_ranks_at_once_and_one_of_them_twice(tmp_path: Path) -> None:
     while not grown(output, 0):
         assert first.poll() is None
         time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)  # so that it cannot be done before its twin has started
     twin = start(output, 0, 2)
     refusal = twin.communicate()[1]
+    first.send_signal(signal.SIGCONT)
     said = [process.communicate() for process in (first, second)]
     assert first.returncode == second.returncode == 0, said
     assert any("complete=True" in out for out, _ in said)
