@@ -114,7 +114,7 @@ class Batches:
 
     Pictures have one thing for the first tenths of the training and then gain one more in each twentieth: a model that
     can speak of one thing soon tells six apart, where one that starts with six stays blind for long. After that every
-    ``clip_every``-th batch is of clips.
+    ``clip_every``-th batch is of clips. Without ``ramp`` there is no such beginning: for a model that sees already.
     """
 
     tokenizer: PreTrainedTokenizerFast
