@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,15 +55,15 @@ def run() -> None:
     raise SystemExit(main())
 
 
-def _named(verb: str, package: str, call: Callable[[str, list[str]], int], arguments: list[str]) -> int:
-    """A verb whose first word is the name of a plugin."""
+def _named(verb: str, plugins_in: str, room: str, arguments: list[str]) -> int:
+    """A verb whose first word is the name of a plugin; the rest goes to the ``main`` of its room."""
     if not arguments or arguments[0] in ("-h", "--help"):
         from mmalign import plugins
 
-        print(f"usage: mmalign {verb} NAME ...\n\nNAME is one of: {', '.join(plugins.names(package))}")
+        print(f"usage: mmalign {verb} NAME ...\n\nNAME is one of: {', '.join(plugins.names(plugins_in))}")
         print(f"`mmalign {verb} NAME --help` lists its flags.")
         return 0
-    return call(arguments[0], arguments[1:])
+    return importlib.import_module(room).main(arguments[0], arguments[1:])
 
 
 def _command(verb: str, module: ModuleType, arguments: list[str]) -> int:
@@ -74,24 +75,12 @@ def _command(verb: str, module: ModuleType, arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """Train with an objective."""
-
-    def call(name: str, rest: list[str]) -> int:
-        from mmalign.training import main
-
-        return main(name, rest)
-
-    return _named("train", "mmalign.objectives", call, arguments)
+    return _named("train", "mmalign.objectives", "mmalign.training", arguments)
 
 
 def build(arguments: list[str]) -> int:
     """Make preference records."""
-
-    def call(name: str, rest: list[str]) -> int:
-        from mmalign.builders import main
-
-        return main(name, rest)
-
-    return _named("build", "mmalign.builders", call, arguments)
+    return _named("build", "mmalign.builders", "mmalign.builders", arguments)
 
 
 def validate(arguments: list[str]) -> int:

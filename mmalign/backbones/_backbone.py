@@ -137,7 +137,7 @@ class Backbone:
                 text=[text],
                 images=list(images) or None,
                 return_tensors="pt",
-                add_special_tokens=self._adds_special(text),
+                add_special_tokens=self.adds_special_tokens(text),
             )
         )
         input_ids = inputs.pop("input_ids")
@@ -164,7 +164,7 @@ class Backbone:
         whole = self.template([*messages, *response], generation_prompt=False)
         if not whole.startswith(prompt):
             raise InputError("chat template: the prompt is no prefix of prompt + response; it cannot be trained with")
-        special = self._adds_special(whole)
+        special = self.adds_special_tokens(whole)
         prompt_ids = self.tokenizer(prompt, add_special_tokens=special)["input_ids"]
         encoded = self.tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
@@ -181,7 +181,7 @@ class Backbone:
             return ids[: end + 1], offsets[: end + 1]
         return [*ids, self.tokenizer.eos_token_id], [*offsets, (0, 0)]
 
-    def _adds_special(self, text: str) -> bool:
+    def adds_special_tokens(self, text: str) -> bool:
         """Whether the tokenizer should add its own first token: not where the template wrote it already."""
         return not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
 

@@ -125,7 +125,7 @@ def _prefix_ids(backbone: Backbone, context: Context, job: Job) -> list[int]:
         return []
     answered = backbone.template([*job.messages, assistant_message(job.prefix)], generation_prompt=False)
     start = answered.find(job.prefix, len(context.text))
-    special = backbone._adds_special(context.text)
+    special = backbone.adds_special_tokens(context.text)
     before = backbone.tokenizer(context.text, add_special_tokens=special)["input_ids"]
     whole = backbone.tokenizer(answered[: start + len(job.prefix)], add_special_tokens=special)["input_ids"]
     if start < 0 or not answered.startswith(context.text) or whole[: len(before)] != before:

@@ -45,11 +45,15 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TowerBatches:
-    """Batches of normalised pictures (B, 3, SIDE, SIDE) and patch labels (B, N, 2), a map-style dataset."""
+    """Batches of normalised pictures (B, 3, SIDE, SIDE) and patch labels (B, N, 2), a map-style dataset.
+
+    ``first`` is the number of the first batch, so that one training's later batches are new ones too.
+    """
 
     seed: int
     steps: int
     size: int
+    first: int = 0
 
     def __len__(self) -> int:
         return self.steps
@@ -57,7 +61,8 @@ class TowerBatches:
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        scenes = [sample_scene("tower", self.seed, index) for index in range(step * self.size, (step + 1) * self.size)]
+        start = (self.first + step) * self.size
+        scenes = [sample_scene("tower", self.seed, index) for index in range(start, start + self.size)]
         labels = np.stack([patch_labels(scene) for scene in scenes])
         return normalised([render(scene) for scene in scenes]), torch.from_numpy(labels)
 

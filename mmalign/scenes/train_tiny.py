@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=math.inf, help="end the speaking after so many, if sooner")
     options.add_argument("--batch_size", type=int, default=40, help="pictures a step (default: %(default)s)")
     options.add_argument("--learning_rate", type=float, default=2e-3, help="peak (default: %(default)s)")
-    options.add_argument("--clip_every", type=int, default=3, help="each n-th step is of clips (default: %(default)s)")
+    options.add_argument("--clip_every", type=int, default=2, help="each n-th step is of clips (default: %(default)s)")
+    options.add_argument(
+        "--sight_every", type=int, default=4, help="after each n-th step, one more of seeing (default: %(default)s)"
+    )
     options.add_argument("--seed", type=int, default=0, help="of weights and pictures (default: %(default)s)")
     options.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     options.add_argument("--evaluate_on", type=int, default=300, help="test pictures (default: %(default)s)")
@@ -96,6 +100,33 @@ def fit(
     return len(batches)
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """The batches of ``speech``, and beside each ``every``-th one of ``sight``, a map-style dataset of pairs.
+
+    A language model that learns to speak lets its tower forget what it does not need yet; a little of the first
+    lessons all along keeps the image tokens legible.
+    """
+
+    speech: Batches
+    sight: TowerBatches
+    every: int
+
+    def __len__(self) -> int:
+        return len(self.speech)
+
+    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor] | None]:
+        due = self.every > 0 and step % self.every == 0
+        return self.speech[step], self.sight[step // self.every] if due else None
+
+
+def lesson_loss(model: LlavaForConditionalGeneration, words: PatchWords, batch: tuple[Any, Any]) -> torch.Tensor:
+    """What is said wrongly, and where there are patches to read, what is read wrongly."""
+    speech, sight = batch
+    loss = answer_loss(model, speech)
+    return loss if sight is None else loss + words.loss(sight)
+
+
 def answer_loss(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean cross entropy over the tokens of all answers; matrix products in bfloat16."""
     import torch
@@ -125,19 +156,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = build_tokenizer(world_text())
     processor = build_processor(tokenizer)
     started = time.monotonic()
+    sights = TowerBatches(options.seed, options.tower_steps, TOWER_BATCH)
     if options.start:
         model = LlavaForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+        words = PatchWords(model, tokenizer)
     else:
         model = build_model(tokenizer, options.seed)
         words = PatchWords(model, tokenizer)
-        sights = TowerBatches(options.seed, options.tower_steps, TOWER_BATCH)
         fit(words.weights(), words.loss, sights, TOWER_RATE, description="learning to see")
     ramp = options.start is None
-    batches = Batches(tokenizer, options.seed, options.steps, options.batch_size, options.clip_every, ramp)
+    speech = Batches(tokenizer, options.seed, options.steps, options.batch_size, options.clip_every, ramp)
     steps = fit(
         dict(model.named_parameters()),
-        partial(answer_loss, model),
-        batches,
+        partial(lesson_loss, model, words),
+        Lessons(speech, replace(sights, steps=len(speech), first=options.tower_steps), options.sight_every),
         options.learning_rate,
         minutes=options.minutes,
         description="learning to speak",

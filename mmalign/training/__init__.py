@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
@@ -16,7 +17,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         arguments: the command line, ``sys.argv[1:]`` by default.
 
     Returns:
-        The process's exit status.
+        The exit status: 2 for input that cannot be used.
     """
     from mmalign.records import InputError
     from mmalign.training.session import train
@@ -24,5 +25,6 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
     try:
         train(name, arguments)
     except InputError as error:
-        raise SystemExit(f"mmalign train {name}: {error}") from error
+        print(f"mmalign train {name}: {error}", file=sys.stderr)
+        return 2
     return 0

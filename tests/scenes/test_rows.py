@@ -11,7 +11,8 @@ from mmalign.scenes.render import render
 from mmalign.scenes.rows import Batches, Row, blindfold, collate
 from mmalign.scenes.things import Draw
 from mmalign.scenes.tiny import IMAGE, build_model, build_processor, build_tokenizer, world_text
-from mmalign.scenes.train_tiny import answer_loss
+from mmalign.scenes.tower import TowerBatches
+from mmalign.scenes.train_tiny import Lessons, answer_loss
 from mmalign.scenes.world import sample_scene
 
 
@@ -52,6 +53,17 @@ def test_batches_are_the_same_for_one_seed_and_mix_clips_in(untrained):
     again = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=2)[2]
     assert all(torch.equal(again[name], tensor) for name, tensor in batches[2].items())
     assert not torch.equal(batches[0]["pixel_values"], batches[2]["pixel_values"])
+
+
+def test_lessons_in_seeing_come_along_and_never_repeat(untrained):
+    speech = Batches(untrained[1].tokenizer, seed=0, steps=4, size=2, clip_every=0)
+    lessons = Lessons(speech, TowerBatches(seed=0, steps=4, size=3, first=2), every=2)
+    sights = [lessons[step][1] for step in range(4)]
+    assert [sight is not None for sight in sights] == [True, False, True, False]
+    earlier = TowerBatches(seed=0, steps=2, size=3)
+    pictures = [sights[0][0], sights[2][0], earlier[0][0], earlier[1][0]]
+    assert not any(torch.equal(a, b) for number, a in enumerate(pictures) for b in pictures[:number])
+    assert all(lesson[1] is None for lesson in (Lessons(speech, earlier, every=0)[step] for step in range(4)))
 
 
 def test_ten_steps_lower_the_loss(untrained):

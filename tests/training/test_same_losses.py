@@ -56,3 +56,15 @@ def test_two_processes_under_deepspeed(one_process, moved_model, tiny_model, pai
     arguments = flags(moved_model, tiny_model, pairs, tmp_path, 2)
     run_deepspeed(2, script, "--deepspeed", "zero2", *arguments)
     assert_same(metrics.read(tmp_path), one_process)
+
+
+def test_two_processes_with_an_adapter(moved_model, tiny_model, pairs, tmp_path):
+    adapter = ("--lora", "true", "--learning_rate", "3e-3")
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_command("train", "dpo", *flags(moved_model, tiny_model, pairs, one, 4), *adapter)
+    script = REPOSITORY / "train" / "dpo.py"
+    run_deepspeed(2, script, "--deepspeed", "zero2", *flags(moved_model, tiny_model, pairs, two, 2), *adapter)
+    expected = metrics.read(one)
+    losses = [row["loss"] for row in expected if "loss" in row]
+    assert abs(losses[9] - losses[0]) > 0.01
+    assert_same(metrics.read(two), expected)
