@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return VERBS[verb](rest)
     except InputError as error:
         print(f"mmalign {verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # what was printed is cut off on purpose, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
+        return 1
+    except PermissionError as error:
+        print(f"mmalign {verb}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
 
 
@@ -97,11 +105,10 @@ def validate(arguments: list[str]) -> int:
     from mmalign.media import open_image
     from mmalign.records import RecordFile, validate
 
-    problems = 0
+    count, problems = len(RecordFile(options.file)), 0
     for problem in validate(options.file, options.media_root, None if options.no_media else open_image):
         print(problem)
         problems += 1
-    count = len(RecordFile(options.file))
     print(f"{options.file}: {count} records, {problems or 'no'} problem{'' if problems == 1 else 's'}")
     return 1 if problems else 0
 
@@ -124,7 +131,10 @@ def merge(arguments: list[str]) -> int:
     where = (options.model, options.adapter) if options.model else (options.adapter, None)
     backbone = backbones.load(where[0], adapter=where[1], device="cpu")
     backbone.merge_adapter()
-    backbone.save(options.output)
+    unfinished = options.output.with_name(f".{options.output.name}.unfinished")  # what a kill may leave
+    shutil.rmtree(unfinished, ignore_errors=True)
+    backbone.save(unfinished)
+    unfinished.rename(options.output)
     print(f"{options.output}: the whole model, adapter folded in")
     return 0
 

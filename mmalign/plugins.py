@@ -55,9 +55,10 @@ def find_class(package: str, name: str) -> type:
     file_name, _, class_name = name.partition(":")
     module = find_module(package, file_name)
     if class_name:
-        if not hasattr(module, class_name):
-            raise InputError(f"{file_name} has no class {class_name!r}")
-        return getattr(module, class_name)
+        found = getattr(module, class_name, None)
+        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+            raise InputError(f"{file_name} has no dataclass {class_name!r}")
+        return found
     classes = [c for c in vars(module).values() if _is_plugin(c, module)]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"

@@ -20,6 +20,7 @@ power failure left as zeros, is as if it had never been, and the unit is done ag
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -506,11 +507,11 @@ class _Lock:
         """Refuses to be the second process of one rank."""
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
-        except OSError:
-            raise InputError(
-                f"another process is at work on this output as rank {number}: wait for its end or stop it",
-                file=self.file.name,
-            ) from None
+        except OSError as error:
+            problem = f"another process is at work on this output as rank {number}: wait for its end or stop it"
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                problem = f"cannot be locked ({error.strerror}): choose an output on another file system"
+            raise InputError(problem, file=self.file.name) from None
 
     @contextmanager
     def manifest(self) -> Iterator[None]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.tiny import run_command
 
 ROOMS = (
     "checks", "records", "plugins", "flags", "runs", "media", "backbones", "objectives", "forward", "retrieval",
@@ -75,3 +77,28 @@ def test_scripts_shadow_no_package():
         assert stems
         assert "__init__" not in stems
         assert not stems & {"datasets", "trl", "deepspeed", "torch", "transformers", "peft", "evaluate", "mmalign"}
+
+
+def test_everything_that_is_not_python_is_installed_too():
+    config = ConfigParser()
+    config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    covered = set()
+    for package, patterns in config["options.package_data"].items():
+        folder = REPOSITORY / package.replace(".", "/")
+        covered |= {file for pattern in patterns.split(",") for file in folder.glob(pattern.strip())}
+    others = {
+        file for file in (REPOSITORY / "mmalign").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert others
+    assert others <= covered, f"not in package_data: {sorted(map(str, others - covered))}"
+
+
+def test_the_readme_s_commands_have_no_flag_that_is_not_there():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("    mmalign ")]
+    assert {command[1] for command in commands} == {"build", "train", "merge", "predict", "score"}
+    for _, verb, name, *words in commands:
+        plugin = [name] if verb in ("build", "train") else []
+        known = run_command(verb, *plugin, "--help").stdout
+        for flag in (word for word in words if word.startswith("--")):
+            assert f"{flag} " in known, f"README: mmalign {verb} has no {flag}"

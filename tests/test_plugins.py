@@ -33,7 +33,7 @@ def test_a_file_of_one_s_own(tmp_path):
     file.write_text(SOURCE)
     for name in (str(file), f"{file}:Mine"):
         assert objectives.load(name, scale=3.0).scale == 3.0
-    with pytest.raises(InputError, match="no class 'Yours'"):
+    with pytest.raises(InputError, match="no dataclass 'Yours'"):
         objectives.load(f"{file}:Yours")
     file.write_text(SOURCE + SOURCE.replace("Mine", "Other").replace("from __future__ import annotations", ""))
     with pytest.raises(InputError, match=r"found Mine, Other; name it as FILE.py:Class"):
@@ -45,4 +45,19 @@ def test_unknown_names_list_what_there_is():
         objectives.load("dpoo")
     with pytest.raises(InputError, match="no such file"):
         objectives.load("gone.py")
-    assert not any(name.startswith("_") for name in plugins.names("mmalign.backbones"))
+
+
+def test_files_with_an_underscore_are_no_plugins(tmp_path, monkeypatch):
+    package = tmp_path / "shelf"
+    package.mkdir()
+    for name in ("__init__", "_shared", "plain"):
+        (package / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plugins.names("shelf") == ["plain"]
+
+
+def test_a_function_is_no_plugin(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def my_loss(policy, reference, batch):\n    return {}, {}\n")
+    with pytest.raises(InputError, match="no dataclass 'my_loss'"):
+        objectives.load(f"{file}:my_loss")

@@ -1,4 +1,7 @@
-"""DPO: `deepspeed train/dpo.py --config train/dpo.yaml --data pairs.jsonl`, the same as `mmalign train dpo`."""
+"""DPO: `mmalign train dpo` as a script.
+
+deepspeed train/dpo.py --config train/dpo.yaml --model MODEL --data PAIRS.jsonl --output_dir FOLDER
+"""
 
 from mmalign.training import main
 

@@ -1,4 +1,7 @@
-"""SFT: `deepspeed train/sft.py --config train/sft.yaml --data records.jsonl`, the same as `mmalign train sft`."""
+"""`mmalign train sft` as a script.
+
+deepspeed train/sft.py --config train/sft.yaml --model MODEL --data RECORDS.jsonl --output_dir FOLDER
+"""
 
 from mmalign.training import main
 

@@ -5,7 +5,8 @@
 #
 # NLVR holds dev.json and images/ as published (https://github.com/lil-lab/nlvr). Started again, it goes on.
 set -euo pipefail
-nlvr=$1 output=$2 seed=$3
+nlvr=$(realpath "$1") output=$(realpath -m "$2") seed=$3
+cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 model=$(python -c 'from mmalign.scenes import MODEL; print(MODEL)')
 run() { deepspeed --num_gpus 2 --master_port $((29700 + seed)) --module "$@"; }
@@ -24,7 +25,8 @@ run mmalign.cli build bdhs --model "$output/base" --data "$output/data/train/cap
 
 # prefer what is there
 run mmalign.cli train dpo --model "$output/base" --data "$output/pairs.jsonl" --media_root "$output/data/train" \
-    --output_dir "$output/aligned" --config mmalign/scenes/demo.yaml --per_device_train_batch_size 8 --seed "$seed"
+    --output_dir "$output/aligned" --config mmalign/scenes/demo.yaml --eval_strategy no \
+    --per_device_train_batch_size 8 --seed "$seed"
 
 # both answer about directories that neither has seen
 cat > "$output/suite.yaml" <<END

@@ -12,10 +12,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mmalign import plugins
 from mmalign.backbones._backbone import Backbone, Context, Response
 from mmalign.backbones._generation import Job
 from mmalign.records import InputError
+
+_UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
+"""What transformers and peft raise at folders that are absent, torn or of another kind."""
 
 __all__ = ["Backbone", "Context", "Job", "Response", "load"]
 
@@ -54,12 +59,15 @@ def load(
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attn_implementation, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except _UNLOADABLE as error:
         raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter))
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        except _UNLOADABLE as error:
+            raise InputError(f"cannot load an adapter: {_first_line(error)}", file=adapter) from error
     model = model.to(device or _default_device()).eval()
     sources = [source for source in (path, adapter) if source is not None]
     return backbone_class(config.model_type)(model, processor, sources)

@@ -6,7 +6,7 @@ Legend of shapes: R rows, T tokens, H hidden size, N images of a call.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,21 @@ from mmalign.backbones import _generation
 from mmalign.records import InputError, text_of
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.bin",
+    "*.index.json",
+    "*config.json",
+    "*token*.json",
+    "*.model",
+    "*.jinja",
+    "*.py",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.json",
+)
+"""What a model folder is made of: not the cards, logs, checkpoints and answers that may lie beside it."""
+
 _PROJECTORS = ("projector", "connector", "merger")
 
 
@@ -116,7 +131,12 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """Changes whenever weights, processor or adapter do; a hub name stands for itself."""
-        return runs.fingerprint(*(Path(s) if Path(s).is_dir() else s for s in self.sources))
+        return runs.fingerprint(*(part for source in self.sources for part in _identity_of(source)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of what the model computes."""
+        return next(self.model.parameters()).dtype
 
     # ---- text and pictures to tensors --------------------------------------------------------------------
 
@@ -195,8 +215,7 @@ class Backbone:
         """One call's media inputs for several contexts, in order. Shape: first axes concatenated."""
         keys = {key for context in contexts for key in context.media}
         merged = {k: torch.cat([c.media[k] for c in contexts if k in c.media]) for k in sorted(keys)}
-        dtype = next(self.model.parameters()).dtype
-        return {k: v.to(self.device, dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
+        return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
 
     def positions(
         self, input_ids: Tensor, mask: Tensor, tokenwise: dict[str, Tensor], contexts: Sequence[Context]
@@ -274,6 +293,17 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
+
+
+def _identity_of(source: str) -> Iterator[str | Path]:
+    """The files of a model folder, each after its name; or the hub name."""
+    if not Path(source).is_dir():
+        yield source
+        return
+    files = {file for pattern in _MODEL_FILES for file in Path(source).glob(pattern) if file.is_file()}
+    for file in sorted(files):
+        if file.name != "training_args.bin":
+            yield from (file.name, file)
 
 
 def _intersects(offsets: list[tuple[int, int]], spans: Sequence[Sequence[int]], shift: int) -> list[bool]:

@@ -30,6 +30,7 @@ def predict(
     *,
     media_root: Path,
     batch_size: int = 8,
+    unit_size: int = 64,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -46,6 +47,7 @@ def predict(
         output: the file to write; ``output.run`` beside it holds unfinished work.
         media_root: folder that the questions' paths are relative to.
         batch_size: questions answered together; what is written does not depend on it, up to rounding.
+        unit_size: questions that a kill can cost at most; batches are of one unit.
         max_new_tokens: limit of an answer.
         temperature: 0 answers greedily.
         seed: of sampled answers; each question has its own stream.
@@ -56,6 +58,8 @@ def predict(
             or another model.
     """
     _check(questions)
+    if temperature < 0:
+        raise InputError(f"must be 0 or more, got {temperature}", field="temperature")
     model = backbone.fingerprint()
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     open_picture = lru_cache(maxsize=_DISTINCT_IMAGES)(lambda name: open_image(media_path(name, media_root)))
@@ -68,22 +72,29 @@ def predict(
                 yield question.id, images
             else:
                 ready.append((question, images))
-        texts = backbone.generate(
-            [_job(question, images, seed) for question, images in ready],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-        )
-        for (question, _), text in zip(ready, texts, strict=True):
-            yield question.id, [Prediction(id=question.id, text=text, meta={"model": model, **options})]
+        for start in range(0, len(ready), batch_size):
+            batch = ready[start : start + batch_size]
+            texts = backbone.generate(
+                [_job(question, images, seed) for question, images in batch],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+            )
+            for (question, _), text in zip(batch, texts, strict=True):
+                yield question.id, [Prediction(id=question.id, text=text, meta={"model": model, **options})]
 
     # Gold and meta are for the scorer: a corrected label must not make the answers look stale.
     asked = [replace(question, gold=None, meta={}) for question in questions]
-    manifest = {"media_root": str(Path(media_root).resolve()), "model": model, **options}
+    manifest = {
+        "media_root": str(Path(media_root).resolve()),
+        "model": model,
+        "dtype": str(backbone.dtype),
+        **options,
+    }
     return runs.run(
         output,
         asked,
         answer,
-        unit_size=batch_size,
+        unit_size=unit_size,
         manifest=manifest,
         description="predict",
         progress=progress,
@@ -132,6 +143,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_new_tokens", type=_options.positive, help="limit of an answer (default: the benchmark's)"
     )
+    parser.add_argument(
+        "--unit_size", type=_options.positive, default=64, help="questions that a kill can cost at most (default 64)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) answers greedily")
     parser.add_argument("--seed", type=int, default=0, help="of sampled answers")
 
@@ -161,6 +175,7 @@ def command(args: argparse.Namespace) -> int:
         args.output,
         media_root=args.media_root or _options.media_root_of(args.data),
         batch_size=args.batch_size,
+        unit_size=args.unit_size,
         max_new_tokens=args.max_new_tokens or benchmark.MAX_NEW_TOKENS,
         temperature=args.temperature,
         seed=args.seed,

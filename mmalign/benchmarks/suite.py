@@ -75,6 +75,12 @@ def _entry(row: Any, path: Path, place: str) -> Entry:
     known = [f.name for f in fields(Entry)]
     if not isinstance(row, dict) or not {"benchmark", "data"} <= row.keys() or not row.keys() <= set(known):
         raise InputError(f"expected benchmark and data, and of {', '.join(known)} no others", file=path, field=place)
+    texts = ("benchmark", "data", "name", "media_root", "rule")
+    wrong = [key for key in texts if not isinstance(row.get(key, ""), str | None)]
+    wrong += ["options"] * (not isinstance(row.get("options", {}), dict | None))
+    wrong += ["max_new_tokens"] * (not isinstance(row.get("max_new_tokens", 1), int | None))
+    if wrong:
+        raise InputError(f"{wrong[0]} is not of the right kind: {row[wrong[0]]!r}", file=path, field=place)
     given = {key: value for key, value in row.items() if value is not None}
     return Entry(**{key: Path(value) if key in {"data", "media_root"} else value for key, value in given.items()})
 

@@ -114,7 +114,7 @@ def build(
         sources,
         work,
         unit_size=unit_size,
-        manifest={**maker, "files": _files_of(builder), "media_root": str(root)},
+        manifest={**maker, "dtype": str(model.dtype), "files": _files_of(builder), "media_root": str(root)},
         description=maker["builder"],
         progress=progress,
     )
@@ -174,7 +174,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         prog=f"mmalign build {name}",
         usage="%(prog)s --model MODEL --data SOURCES.jsonl --output PAIRS.jsonl [--config FILE.yaml] [flags]",
         description=(plugin.__doc__ or "").strip(),
-        epilog=f"Example: python data_builders/{name}.py --config data_builders/{name}.yaml --model MODEL "
+        epilog=f"Example: mmalign build {name} --config data_builders/bdhs.yaml --model MODEL "
         "--data SOURCES.jsonl --output PAIRS.jsonl",
     )
     builder, options = flags.parse(parser, arguments)

@@ -82,7 +82,7 @@ def _sentence_transformer(name: str) -> Encoder:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise InputError(
-            f"{_SENTENCE_TRANSFORMERS}{name} cannot be had ({error}): pip install sentence-transformers",
+            f"{_SENTENCE_TRANSFORMERS}{name} is not available ({error}): pip install sentence-transformers",
             field="encoder",
         ) from None
     try:

@@ -86,6 +86,28 @@ def load(name: str, **options: Any) -> Objective:
     return plugins.find_class(__name__, name)(**options)
 
 
+def counted_terms(
+    objective: Objective, views: Mapping[str, Tensor], numbers: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Which records each term counts: asked of the objective itself, before any model has run.
+
+    An objective decides presence by the views that records have, so statistics of zeros are enough to tell.
+
+    Args:
+        views: which records have each view. Shape: (B,), or (B, K) for ``responses``.
+        numbers: the records' own numbers. Shape of each: (B,).
+
+    Returns:
+        By the name of the term. Shape of each: (B,), boolean.
+    """
+    stats = {}
+    for view, have in views.items():
+        zeros = torch.zeros(*have.shape, 1)
+        stats[view] = TokenStats(zeros, zeros, have.reshape(len(have), -1).any(-1), kl=zeros, spans=zeros)
+    terms, _ = objective(stats, stats, numbers)
+    return {name: term.present for name, term in terms.items()}
+
+
 def reward_metrics(chosen: Tensor, rejected: Tensor, present: Tensor) -> Metrics:
     """The four standard curves of a pairwise objective.
 

@@ -13,7 +13,7 @@ numbers as a table for a document, needs nothing.
 """
 
 from mmalign.reports.comparison import markdown
-from mmalign.reports.page import write
+from mmalign.reports.page import require, write
 from mmalign.reports.report import KINDS, Answer, Example, Mark, Report
 
-__all__ = ["KINDS", "Answer", "Example", "Mark", "Report", "markdown", "write"]
+__all__ = ["KINDS", "Answer", "Example", "Mark", "Report", "markdown", "require", "write"]

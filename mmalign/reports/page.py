@@ -61,7 +61,7 @@ def write(report: Report, path: Path) -> None:
 
 def render(report: Report) -> str:
     """The page as text; see `write`."""
-    _require("jinja2", "matplotlib")
+    require()
     import jinja2
 
     environment = jinja2.Environment(
@@ -87,8 +87,9 @@ def render(report: Report) -> str:
     )
 
 
-def _require(*modules: str) -> None:
-    for name in modules:
+def require() -> None:
+    """Raise InputError unless all is installed that a page needs: for work that ends in one to ask before it begins."""
+    for name in ("jinja2", "matplotlib"):
         try:
             importlib.import_module(name)
         except ImportError:

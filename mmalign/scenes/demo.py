@@ -1,7 +1,8 @@
 """The whole story on the embedded world: build pairs, train, evaluate before and after, and a page to look at.
 
 Every move is the command that a user would type, run as a process of its own, so that the demo shows what it
-says. The world is drawn, the model is bundled, nothing is downloaded, and one seed gives the same numbers.
+says. The world is drawn, the model is bundled, nothing is downloaded. One seed gives the same numbers each time on one
+machine, with the same number of processes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.benchmarks import chair, pope
-from mmalign.records import InputError, Prediction, Question, RecordFile, json_line, read_jsonl, write_jsonl
-from mmalign.reports import Answer, Example, Report, markdown, write
+from mmalign.records import (
+    InputError,
+    Prediction,
+    Question,
+    RecordFile,
+    atomic_write,
+    json_line,
+    read_jsonl,
+    write_jsonl,
+)
+from mmalign.reports import Answer, Example, Report, markdown, require, write
 from mmalign.scenes import MODEL
 from mmalign.scenes.dataset import write_split
 from mmalign.training import metrics
@@ -29,6 +39,7 @@ from mmalign.training import metrics
 PROMPT = "Describe the image."
 MODELS = ("base", "aligned")
 SUITE = Path("suite.yaml")
+STATE = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Demo:
         folder: of everything it writes.
         seed: of the pictures, the pairs and the training.
         pictures: that pairs are built on.
+        held_out: more of them, whose pairs are not trained on but scored during training.
         test: pictures that are evaluated on, drawn without the co-occurrences that the model was trained with.
         processes: for the deepspeed launcher.
     """
@@ -49,6 +61,20 @@ class Demo:
     held_out: int = 60
     test: int = 200
     processes: int = 2
+
+    def begin(self) -> None:
+        """Make the folder, or find the same demo in it.
+
+        Raises:
+            InputError: another demo is in the folder, or what its report needs is not installed.
+        """
+        require()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings, before = self._settings(), self._state().get("settings", self._settings())
+        if before != settings:
+            changed = ", ".join(f"{key} {before.get(key)}" for key in settings if before.get(key) != settings[key])
+            raise InputError(f"holds another demo ({changed}); give another --output, or delete it", file=self.folder)
+        self._remember(settings=settings)
 
     # ---- the moves -----------------------------------------------------------------------------------------
 
@@ -99,6 +125,7 @@ class Demo:
     def report(self, seconds: float) -> dict[str, Any]:
         """Write ``summary.json`` and ``report.html``; returns the summary."""
         summary = {name: self._scores(name) for name in MODELS}
+        self._remember(seconds=self._state().get("seconds", seconds))  # of the first time: later ones find all done
         (self.folder / "summary.json").write_bytes(json_line({**summary, "settings": self._settings()}))
         report = Report(
             title="Before and after alignment",
@@ -106,7 +133,7 @@ class Demo:
             scores=summary,
             curves=metrics.read(self.folder / "aligned"),
             examples=self._examples(),
-            facts=self._facts(seconds),
+            facts=self._facts(),
         )
         write(report, self.folder / "report.html")
         print(f"\n{markdown(report)}")
@@ -116,19 +143,28 @@ class Demo:
 
     def _launch(self, module: str, *arguments: Any) -> None:
         """Run a module on all processes, as ``deepspeed --module`` does from the command line."""
-        shown = ["deepspeed", "--module", module, *map(str, arguments)]
+        shown = ["deepspeed", "--num_gpus", str(self.processes), "--module", module, *map(str, arguments)]
         print(f"\n$ {shlex.join(shown)}", flush=True)
-        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(self.processes)]
-        command = [*launcher, "--master_port", str(_free_port()), *shown[1:]]
-        done = subprocess.run(command, env=_environment(), stdout=subprocess.PIPE, text=True)
-        (self.folder / "log.txt").open("a", encoding="utf-8").write(f"$ {shlex.join(shown)}\n{done.stdout}\n")
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(_free_port())]
+        done = subprocess.run([*launcher, *shown[1:]], env=_environment(), stdout=subprocess.PIPE, text=True)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(shown)}\n{done.stdout}\n")
         if done.returncode:
-            raise InputError(f"the command above failed; what it printed is in {self.folder / 'log.txt'}")
+            raise InputError(f"the command above failed: see what it printed, and {self.folder / 'log.txt'}")
 
     def _scores(self, name: str) -> dict[str, Any]:
         answers = self.folder / "answers" / name
         caption, yes_no = (json.loads((answers / f"{b}.json").read_text(encoding="utf-8")) for b in ("chair", "pope"))
         return {**caption["metrics"], "pope": yes_no["groups"]}
+
+    def _state(self) -> dict[str, Any]:
+        """What is remembered of this demo from one start to the next."""
+        file = self.folder / STATE
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def _remember(self, **facts: Any) -> None:
+        with atomic_write(self.folder / STATE) as file:
+            file.write(json_line({**self._state(), **facts}))
 
     def _settings(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "folder"}
@@ -154,7 +190,7 @@ class Demo:
         rows = read_jsonl(self.folder / "answers" / name / "chair.jsonl", Prediction.parse)
         return {prediction.id: prediction.text for prediction in rows}
 
-    def _facts(self, seconds: float) -> dict[str, str]:
+    def _facts(self) -> dict[str, str]:
         pairs = RecordFile(self.folder / "pairs.jsonl")
         return {
             "model": "the bundled LLaVA of 1.8 million weights, trained on drawings with strong co-occurrences",
@@ -162,7 +198,7 @@ class Demo:
             "evaluation": f"{self.test} pictures of a split without those co-occurrences; greedy answers",
             "seed": str(self.seed),
             "processes": str(self.processes),
-            "took": f"{seconds / 60:.1f} minutes",
+            "took": f"{self._state()['seconds'] / 60:.1f} minutes",
         }
 
 
@@ -227,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         test=options.test,
         processes=options.processes or _processes(),
     )
-    demo.folder.mkdir(parents=True, exist_ok=True)
+    demo.begin()
     start = time.monotonic()
     for move in (demo.world, demo.build, demo.train, demo.evaluate):
         print(f"\n== {(move.__doc__ or '').strip()}")

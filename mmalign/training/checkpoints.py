@@ -32,6 +32,22 @@ def newest_complete(output_dir: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def misfit(folder: Path, deepspeed: bool, processes: int) -> str | None:
+    """Why a run like this one cannot go on from ``folder``, or None if it can.
+
+    Args:
+        deepspeed: whether the run uses DeepSpeed, whose checkpoints have a form of their own.
+        processes: of the run; DeepSpeed writes the optimiser's state in as many parts.
+    """
+    written = "with" if any(folder.glob("global_step*")) else "without"
+    if written != ("with" if deepspeed else "without"):
+        return f"was written {written} DeepSpeed: start in the same way again, or give another --output_dir"
+    parts = len(list(folder.glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if parts not in (0, processes):
+        return f"was written by {parts} processes: start as many again, or give another --output_dir"
+    return None
+
+
 def discard_incomplete(output_dir: Path) -> list[Path]:
     """Delete what a kill left half written; returns those folders."""
     torn = [folder for folder in all_of(output_dir) if not (folder / _MARKER).exists()]

@@ -18,6 +18,13 @@ from mmalign import flags, plugins
 from mmalign.objectives import Objective
 from mmalign.records import InputError
 
+_MEANINGLESS = {
+    "label_smoothing_factor": "it smooths transformers' own cross entropy; objectives are the losses of this trainer",
+    "neftune_noise_alpha": "it adds noise to the embeddings of text alone",
+    "dataloader_drop_last": "the last step of an epoch is filled up with records that do not count",
+}
+"""Flags of transformers that this trainer could only ignore, and why."""
+
 PARTS = ("tower", "projector", "language")
 
 
@@ -63,6 +70,10 @@ class DataOptions:
         default=None, metadata={"help": "Folder that media paths start from (default: the record file's own)."}
     )
     shuffle: bool = field(default=True, metadata={"help": "Draw a new order each epoch; else the file's order."})
+    ignore: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Media columns of the records, such as rejected_images, that may go unused."},
+    )
 
 
 @dataclass
@@ -88,6 +99,9 @@ class TrainOptions(TrainingArguments):
             self.use_cpu = True  # else several ranks on CPUs are taken for one
             self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
         super().__post_init__()
+        for flag, advice in _MEANINGLESS.items():
+            if getattr(self, flag, None):
+                raise InputError(f"--{flag} means nothing here: {advice}")
 
 
 def under_launcher() -> bool:
@@ -127,11 +141,19 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
         prog=f"mmalign train {name}",
         usage="%(prog)s --model MODEL --data FILE.jsonl --output_dir FOLDER [--config FILE.yaml] [flags]",
         description=(objective.__doc__ or "").strip(),
-        epilog=f"Example: deepspeed train/{name}.py --config train/{name}.yaml --learning_rate 1e-6",
+        epilog=f"Example: mmalign train {name} --config train/dpo.yaml --model MODEL --data FILE.jsonl "
+        "--output_dir FOLDER --learning_rate 1e-6",
     )
     try:
-        return flags.parse(parser, arguments)
+        options = flags.parse(parser, arguments)
+        _check_evaluation(options[-2], options[-1])
+        return options
     except InputError:
         raise
     except ValueError as error:  # flags that transformers finds at odds with each other
         raise InputError(str(error)) from error
+
+
+def _check_evaluation(data: DataOptions, options: TrainOptions) -> None:
+    if options.eval_strategy != "no" and not data.eval_data:
+        raise InputError(f"--eval_strategy {options.eval_strategy.value} needs --eval_data, the records to evaluate on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +15,8 @@ import transformers
 
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, RecordDataset
+from mmalign.forward import Encoder, Engine, RecordDataset, check_usable
+from mmalign.objectives import Objective
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints
 from mmalign.training.metrics import MetricsFile
@@ -54,11 +56,13 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     objective, model_options, data, options = parse(name, sys.argv[1:] if arguments is None else arguments)
     output = Path(options.output_dir)
     transformers.set_seed(options.seed)
-    records = _records(data.data, data.media_root)
-    held_out = _records(data.eval_data, data.media_root) if data.eval_data else None
+    records = _records(data.data, data, objective)
+    held_out = _records(data.eval_data, data, objective) if data.eval_data else None
     backbone = _load(model_options.model, model_options, options)
     identity = _identity(name, objective, model_options, data, options, backbone)
-    if _finished(output, identity):
+    if not options.resume:
+        _start_over(output, options)
+    elif _finished(output, identity):
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
         return output
     checkpoint = _resume(output, options)
@@ -128,12 +132,20 @@ def trainable_table(backbone: Backbone) -> str:
     return "trainable weights: " + ", ".join(f"{part} {a:,} of {b:,}" for part, (a, b) in counts.items())
 
 
-def _records(path: str, media_root: str | None) -> RecordFile:
-    records = RecordFile(Path(path), Path(media_root) if media_root else None)
+def _records(path: str, data: DataOptions, objective: Objective) -> RecordFile:
+    """The records of a file, every one of them read once: what is wrong is better found now than hours from now."""
+    records = RecordFile(Path(path), Path(data.media_root) if data.media_root else None)
     if not len(records):
         raise InputError("no records in it", file=path)
-    for _ in records:  # a malformed line is better found now than hours from now
-        pass
+    first: dict[str, int] = {}
+    for index, record in enumerate(records):
+        line = records.line_of(index)
+        if first.setdefault(record.id, line) != line:
+            raise InputError(f"{record.id!r} stands on line {first[record.id]} too", file=path, line=line, field="id")
+        try:
+            check_usable(record, objective, data.ignore)
+        except InputError as error:
+            raise InputError(error.problem, file=path, line=line, field=error.field) from None
     return records
 
 
@@ -167,9 +179,14 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
     """
     file = output / IDENTITY
     if not file.is_file():
+        if any((output / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise InputError("holds a model that was not trained here; give another --output_dir", file=output)
         return False
-    before = json.loads(file.read_text(encoding="utf-8"))
-    finished = before.pop("finished")
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        finished = before.pop("finished")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError("is damaged; delete it, or give another --output_dir", file=file) from None
     changed = [f"{key}: {before.get(key)!r} -> {new!r}" for key, new in identity.items() if before.get(key) != new]
     if changed:
         advice = "give another --output_dir, or delete this one"
@@ -177,19 +194,33 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
     return finished
 
 
+def _start_over(output: Path, options: TrainOptions) -> None:
+    """Forget the run in ``output``: what it is, and its checkpoints."""
+    if options.process_index == 0 and (output / IDENTITY).is_file():
+        for folder in checkpoints.all_of(output):
+            shutil.rmtree(folder)
+        (output / IDENTITY).unlink()
+    _wait()
+
+
 def _resume(output: Path, options: TrainOptions) -> Path | None:
     """The checkpoint to go on from; half-written ones are deleted."""
-    if not options.resume:
-        return None
     if options.process_index == 0:
         for folder in checkpoints.discard_incomplete(output):
             _say(options, f"{folder} was not written to its end and is deleted")
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    _wait()
     checkpoint = checkpoints.newest_complete(output)
     if checkpoint:
+        if problem := checkpoints.misfit(checkpoint, bool(options.deepspeed), options.world_size):
+            raise InputError(problem, file=checkpoint)
         _say(options, f"going on from {checkpoint}")
     return checkpoint
+
+
+def _wait() -> None:
+    """For all ranks to get here, so that they find the same files."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _write_identity(output: Path, content: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from mmalign.forward import Batch, Engine, RecordDataset
-from mmalign.objectives import Objective, TokenStats
+from mmalign.objectives import Objective, counted_terms
 from mmalign.records import InputError
 from mmalign.training import checkpoints
 from mmalign.training.order import EpochOrder, OrderedLoader
@@ -106,10 +106,18 @@ class PreferenceTrainer(Trainer):
         batches = [self._usable(batch) for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts: dict[str, Tensor] = {}
         for batch in batches:
-            for name, present in term_presence(self.objective, batch).items():
+            for name, present in self._counted(batch).items():
                 counts[name] = counts.get(name, 0) + present.sum().double()
         reduced = self.accelerator.reduce(torch.stack(list(counts.values())).to(device), "sum")
         return batches, dict(zip(counts, reduced, strict=True))
+
+    def _counted(self, batch: Batch) -> dict[str, Tensor]:
+        """Which records each term counts, fillers left out. Shape of each: (B,)."""
+        counted = batch.counted.cpu()
+        views = {
+            view: (rows >= 0).cpu() & counted.view(-1, *[1] * (rows.dim() - 1)) for view, rows in batch.rows.items()
+        }
+        return counted_terms(self.objective, views, {name: values.cpu() for name, values in batch.numbers.items()})
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: dict | None = None
@@ -213,6 +221,13 @@ class PreferenceTrainer(Trainer):
             checkpoints.mark_complete(folder)
             checkpoints.rotate(Path(self.args.output_dir), limit, keep=self.state.best_model_checkpoint)
 
+    def _load_best_model(self) -> None:
+        """Trainer looks for whole models; a checkpoint here holds the trainable weights."""
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Without DeepSpeed, which loads its own: put the trainable weights back."""
         file = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
@@ -229,17 +244,3 @@ class LogBeforeSave(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log = control.should_log or control.should_save
-
-
-def term_presence(objective: Objective, batch: Batch) -> dict[str, Tensor]:
-    """Which records each term counts: asked of the objective itself, before the model has run.
-
-    An objective decides presence from the views that records have, never from numbers, so statistics of zero
-    tokens' worth tell it.
-    """
-    stats = {}
-    for view, rows in batch.rows.items():
-        zeros = torch.zeros(*rows.shape, 1)
-        stats[view] = TokenStats(zeros, zeros, batch.present(view).cpu(), kl=zeros, spans=zeros)
-    terms, _ = objective(stats, stats, {name: values.cpu() for name, values in batch.numbers.items()})
-    return {name: term.present & batch.counted.cpu() for name, term in terms.items()}

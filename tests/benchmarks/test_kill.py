@@ -26,7 +26,7 @@ def test_predictions_survive_a_kill(tiny_model, tmp_path):
     pope.write_questions(tmp_path / "data", objects)
     command = [
         "predict", "pope", "--model", tiny_model, "--data", tmp_path / "data", "--media_root", tmp_path,
-        "--batch_size", "4", "--max_new_tokens", "8", "--output",
+        "--unit_size", "4", "--batch_size", "4", "--max_new_tokens", "8", "--output",
     ]  # fmt: skip
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     run_command(*command, whole)

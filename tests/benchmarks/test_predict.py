@@ -17,6 +17,8 @@ from mmalign.records import InputError, Prediction, Question, read_jsonl, user_m
 class ReddestPicture:
     """A backbone in the sense of the contract: says how red the first picture is; counts its work."""
 
+    dtype = "float32"
+
     def __init__(self, name: str = "red-1", fail_after: int | None = None) -> None:
         self.name, self.fail_after = name, fail_after
         self.batches: list[int] = []
@@ -57,14 +59,32 @@ def test_answers_stand_in_the_order_of_the_questions(asked: list[Question], tmp_
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_file(asked: list[Question], tmp_path: Path) -> None:
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    predict(ReddestPicture(), asked, whole, media_root=tmp_path, batch_size=2, progress=False)
+    predict(ReddestPicture(), asked, whole, media_root=tmp_path, batch_size=2, unit_size=2, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        predict(ReddestPicture(fail_after=2), asked, output, media_root=tmp_path, batch_size=2, progress=False)
+        predict(
+            ReddestPicture(fail_after=2), asked, output, media_root=tmp_path, batch_size=2, unit_size=2, progress=False
+        )
     assert not output.exists()
     rest = ReddestPicture()
-    predict(rest, asked, output, media_root=tmp_path, batch_size=2, progress=False)
+    predict(rest, asked, output, media_root=tmp_path, batch_size=2, unit_size=2, progress=False)
     assert rest.batches == [2, 1]
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_smaller_batch_may_go_on(asked: list[Question], tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        flaky = ReddestPicture(fail_after=1)
+        predict(flaky, asked, output, media_root=tmp_path, batch_size=4, unit_size=4, progress=False)
+    rest = ReddestPicture()
+    predict(rest, asked, output, media_root=tmp_path, batch_size=2, unit_size=4, progress=False)
+    assert rest.batches == [2, 1]
+    assert list(answers(output)) == [q.id for q in asked]
+
+
+def test_a_temperature_below_zero_is_refused(asked: list[Question], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="temperature"):
+        predict(ReddestPicture(), asked, tmp_path / "out.jsonl", media_root=tmp_path, temperature=-1, progress=False)
 
 
 def test_pictures_that_cannot_be_used_are_counted_with_their_reason(asked: list[Question], tmp_path: Path) -> None:
@@ -93,11 +113,11 @@ def test_two_ranks_write_what_one_writes(
     asked: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    predict(ReddestPicture(), asked, one, media_root=tmp_path, batch_size=2, progress=False)
+    predict(ReddestPicture(), asked, one, media_root=tmp_path, batch_size=2, unit_size=2, progress=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, complete in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
-        summary = predict(ReddestPicture(), asked, two, media_root=tmp_path, batch_size=2, progress=False)
+        summary = predict(ReddestPicture(), asked, two, media_root=tmp_path, batch_size=2, unit_size=2, progress=False)
         assert summary.complete is complete
     assert one.read_bytes() == two.read_bytes()
 

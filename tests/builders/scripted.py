@@ -50,6 +50,8 @@ class Scripted:
     def image_token_count(self, messages: Sequence[dict], images: Sequence[Image.Image]) -> int:
         return IMAGE_TOKENS * len(images)
 
+    dtype = "float32"
+
     def fingerprint(self) -> str:
         return "scripted"
 

@@ -27,6 +27,17 @@ def test_demo(tmp_path):
     log = (tmp_path / "log.txt").read_text()
     assert "exits successfully" in log
 
-    again = run_command("demo", "--output", tmp_path, *SMALL).stdout  # finished moves are not done again
+    made = [*tmp_path.glob("bdhs.jsonl"), *tmp_path.glob("aligned/*.safetensors"), *tmp_path.glob("answers/*/*.jsonl")]
+    before = {file: file.stat().st_mtime_ns for file in made}
+    assert len(before) == 6
+    again = run_command("demo", "--output", tmp_path, *SMALL).stdout
+    assert {file: file.stat().st_mtime_ns for file in made} == before  # finished moves are not done again
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "report.html").read_text() == page
     assert "Look at" in again
+
+    pictures = {file: file.stat().st_mtime_ns for file in tmp_path.glob("world/*/images/*.png")}
+    other = run_command("demo", "--output", tmp_path, *SMALL[:-1], "6", check=False)
+    assert other.returncode == 2
+    assert "another demo (seed 5)" in other.stderr
+    assert {file: file.stat().st_mtime_ns for file in pictures} == pictures  # nothing was drawn over

@@ -8,10 +8,12 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mmalign import backbones
 from mmalign.backbones import Job
 from mmalign.records import user_message
+from mmalign.training import metrics
 from tests.tiny import run_command
 
 
@@ -95,10 +97,22 @@ def test_the_card_says_how_it_was_made(adapter):
         ({"images": ["gone.png"]}, "pairs.jsonl:3: field 'images'"),
         ({"images": ["torn.jpg"]}, "pairs.jsonl:3: field 'images'"),
         ({"chosen": None, "gold": [{"role": "assistant", "content": "Yes."}], "rejected": None}, "pairs.jsonl:3"),
+        ({"rejected": None}, "pairs.jsonl:3: dpo has nothing to learn from it: it lacks rejected"),
+        ({"rejected_images": ["0-0.png"]}, "pairs.jsonl:3: field 'rejected_images': dpo does not look at it"),
+        ({"id": "r0"}, "pairs.jsonl:3: field 'id'"),
         ({"weight": float("nan")}, "pairs.jsonl:3: field 'weight'"),
         ({"videos": ["a.mp4"]}, "pairs.jsonl:3: field"),
     ],
-    ids=["missing picture", "truncated picture", "nothing to train on", "NaN weight", "a video"],
+    ids=[
+        "missing picture",
+        "truncated picture",
+        "nothing to train on",
+        "no rejected",
+        "a negative that dpo ignores",
+        "an id twice",
+        "NaN weight",
+        "a video",
+    ],
 )
 def test_bad_records_are_named_and_not_a_stack_trace(tiny_model, pairs, tmp_path, change, expected):
     shutil.copytree(pairs.parent, tmp_path / "data")
@@ -125,6 +139,8 @@ def test_bad_records_are_named_and_not_a_stack_trace(tiny_model, pairs, tmp_path
         (["--freeze", "towr"], "parts are tower, projector, language"),
         (["--config", "gone.yaml"], "gone.yaml"),
         (["--model", "gone"], "gone"),
+        (["--eval_strategy", "steps"], "needs --eval_data"),
+        (["--label_smoothing_factor", "0.1"], "means nothing here"),
     ],
 )
 def test_bad_flags(tiny_model, pairs, tmp_path, flags, expected):
@@ -133,3 +149,43 @@ def test_bad_flags(tiny_model, pairs, tmp_path, flags, expected):
     assert done.returncode != 0
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_was_not_trained_there_is_not_written_over(tiny_model, pairs, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    before = (model / "model.safetensors").read_bytes()
+    given = ["--model", model, "--data", pairs, "--output_dir", model, "--max_steps", "1"]
+    done = run_command("train", "sft", *given, check=False)
+    assert done.returncode == 2
+    assert "give another --output_dir" in done.stderr
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_answers_and_logs_in_a_model_s_folder_do_not_change_its_fingerprint(adapter, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    fingerprint = backbones.load(folder, device="cpu").fingerprint()
+    (folder / "pope.jsonl").write_text("{}\n")
+    (folder / "pope.jsonl.run").mkdir()
+    (folder / "README.md").write_text("edited")
+    assert backbones.load(folder, device="cpu").fingerprint() == fingerprint
+    (folder / "adapter_config.json").write_text((folder / "adapter_config.json").read_text() + " ")
+    assert backbones.load(folder, device="cpu").fingerprint() != fingerprint
+
+
+def test_the_best_checkpoint_is_what_is_saved(tiny_model, pairs, tmp_path):
+    """With a rate that ruins the model, the first evaluation is the best one."""
+    output = tmp_path / "out"
+    run_command(
+        "train", "sft", "--model", tiny_model, "--data", pairs, "--eval_data", pairs, "--output_dir", output, "--lora",
+        "--learning_rate", "0.5", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "1",
+        "--save_steps", "1", "--load_best_model_at_end", "true",
+    )  # fmt: skip
+    losses = {row["step"]: row["eval_loss"] for row in metrics.read(output) if "eval_loss" in row}
+    best = min(losses, key=losses.get)
+    assert best < 4
+    saved, kept = (
+        load_file(folder / "adapter_model.safetensors") for folder in (output, output / f"checkpoint-{best}")
+    )
+    assert all(torch.equal(kept[name], weights) for name, weights in saved.items())
