@@ -56,8 +56,8 @@ def find_class(package: str, name: str) -> type:
     module = find_module(package, file_name)
     if class_name:
         found = getattr(module, class_name, None)
-        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-            raise InputError(f"{file_name} has no dataclass {class_name!r}")
+        if not isinstance(found, type):
+            raise InputError(f"{file_name} has no class {class_name!r}")
         return found
     classes = [c for c in vars(module).values() if _is_plugin(c, module)]
     if len(classes) != 1:

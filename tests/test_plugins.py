@@ -33,7 +33,7 @@ def test_a_file_of_one_s_own(tmp_path):
     file.write_text(SOURCE)
     for name in (str(file), f"{file}:Mine"):
         assert objectives.load(name, scale=3.0).scale == 3.0
-    with pytest.raises(InputError, match="no dataclass 'Yours'"):
+    with pytest.raises(InputError, match="no class 'Yours'"):
         objectives.load(f"{file}:Yours")
     file.write_text(SOURCE + SOURCE.replace("Mine", "Other").replace("from __future__ import annotations", ""))
     with pytest.raises(InputError, match=r"found Mine, Other; name it as FILE.py:Class"):
@@ -59,5 +59,5 @@ def test_files_with_an_underscore_are_no_plugins(tmp_path, monkeypatch):
 def test_a_function_is_no_plugin(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def my_loss(policy, reference, batch):\n    return {}, {}\n")
-    with pytest.raises(InputError, match="no dataclass 'my_loss'"):
+    with pytest.raises(InputError, match="no class 'my_loss'"):
         objectives.load(f"{file}:my_loss")

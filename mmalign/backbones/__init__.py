@@ -1,8 +1,8 @@
 """Backbones: a vision-language model of any family behind one contract.
 
-`load` returns a `Backbone` around any model that transformers' ``AutoModelForImageTextToText`` loads. What is
-common to all families lives in `_backbone` and `_generation`; a family that differs has a file of its own here,
-named after its ``model_type``, with a subclass that holds only what differs.
+`load` returns a `Backbone` around a model that transformers' ``AutoModelForImageTextToText`` loads. What is common
+to all families lives in `_backbone` and `_generation`; each family has a file of its own here, named after its
+``model_type``, with a subclass that holds only what differs.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def load(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(path, **options)
+        family = backbone_class(config.model_type)
         processor = AutoProcessor.from_pretrained(path, **options)
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation=attn_implementation, **options
@@ -70,13 +71,18 @@ def load(
             raise InputError(f"cannot load an adapter: {_first_line(error)}", file=adapter) from error
     model = model.to(device or _default_device()).eval()
     sources = [source for source in (path, adapter) if source is not None]
-    return backbone_class(config.model_type)(model, processor, sources)
+    return family(model, processor, sources)
 
 
 def backbone_class(model_type: str) -> type[Backbone]:
-    """The class for a family: the one in the file named after it, or the generic one."""
-    if model_type not in plugins.names(__name__):
-        return Backbone
+    """The class for a family: the one in the file named after it.
+
+    Raises:
+        InputError: there is none. A family that is not known to work would fail late, or train on wrong positions.
+    """
+    known = plugins.names(__name__)
+    if model_type not in known:
+        raise InputError(f"models of type {model_type!r} are not supported (those of {', '.join(known)} are)")
     module = plugins.find_module(__name__, model_type)
     return next(c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__)
 
@@ -95,7 +101,10 @@ def _base_and_adapter(path: str, adapter: str | Path | None) -> tuple[str, str |
         return path, adapter
     if adapter is not None:
         raise InputError("this folder is an adapter already; merge it first (mmalign merge)", file=path)
-    return json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"], path
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]), path
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("does not name the model that the adapter belongs to", file=config) from error
 
 
 def _first_line(error: Exception) -> str:

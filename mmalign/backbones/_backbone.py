@@ -152,6 +152,9 @@ class Backbone:
             InputError: placeholders and images differ in number.
         """
         text = self.template(messages, generation_prompt=True)
+        found = text.count(self._placeholder)
+        if found != len(images):
+            raise InputError(f"{found} times {self._placeholder!r} in the templated prompt, but {len(images)} images")
         inputs = dict(
             self.processor(
                 text=[text],
@@ -190,16 +193,32 @@ class Backbone:
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         if ids[: len(prompt_ids)] != prompt_ids:
             raise InputError("tokenizer merges the end of the prompt with the response; this model cannot be trained")
-        ids, offsets = self._until_end_of_turn(ids[len(prompt_ids) :], offsets[len(prompt_ids) :])
-        inside = _intersects(offsets, spans, whole.find(text_of(response).strip(), len(prompt)))
+        if self.image_token_id in ids[len(prompt_ids) :]:
+            raise InputError(f"the response holds the model's image placeholder, {self._placeholder!r}")
+        ids, offsets = self._until_end_of_turn(ids[len(prompt_ids) :], offsets[len(prompt_ids) :], whole)
+        text = text_of(response)
+        start = whole.find(text.strip(), len(prompt)) - (len(text) - len(text.lstrip()))  # templates strip
+        inside = _intersects(offsets, spans, start)
         return Response(torch.tensor(ids), torch.tensor(inside, dtype=torch.long))
 
-    def _until_end_of_turn(self, ids: list[int], offsets: list) -> tuple[list[int], list]:
-        """Cut after the end-of-turn token; templates without one get the tokenizer's end token."""
+    def _until_end_of_turn(self, ids: list[int], offsets: list, text: str) -> tuple[list[int], list]:
+        """Cut after the end-of-turn token.
+
+        A template without one gets the tokenizer's end token right after the last word: what white space it leaves
+        there belongs to the turn that follows.
+        """
         end = next((i for i, token in enumerate(ids) if token in self.end_token_ids), None)
         if end is not None:
             return ids[: end + 1], offsets[: end + 1]
-        return [*ids, self.tokenizer.eos_token_id], [*offsets, (0, 0)]
+        stop = len(ids)
+        while stop and not text[slice(*offsets[stop - 1])].strip():
+            stop -= 1
+        return [*ids[:stop], self.tokenizer.eos_token_id], [*offsets[:stop], (0, 0)]
+
+    @property
+    def _placeholder(self) -> str:
+        """What stands for an image in templated text."""
+        return getattr(self.processor, "image_token", None) or self.tokenizer.convert_ids_to_tokens(self.image_token_id)
 
     def adds_special_tokens(self, text: str) -> bool:
         """Whether the tokenizer should add its own first token: not where the template wrote it already."""

@@ -73,7 +73,7 @@ def read_suite(path: Path) -> list[Entry]:
 
 def _entry(row: Any, path: Path, place: str) -> Entry:
     known = [f.name for f in fields(Entry)]
-    if not isinstance(row, dict) or not {"benchmark", "data"} <= row.keys() or not row.keys() <= set(known):
+    if not isinstance(row, dict) or not (row.get("benchmark") and row.get("data")) or not row.keys() <= set(known):
         raise InputError(f"expected benchmark and data, and of {', '.join(known)} no others", file=path, field=place)
     texts = ("benchmark", "data", "name", "media_root", "rule")
     wrong = [key for key in texts if not isinstance(row.get(key, ""), str | None)]
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_model_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        scores = run_suite(load_model(args), read_suite(args.config), args.output, batch_size=args.batch_size)
+        entries = read_suite(args.config)  # what is wrong with it is better known before a model is loaded
+        scores = run_suite(load_model(args), entries, args.output, batch_size=args.batch_size)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,6 @@ looks like is known to `batch` and `statistics` alone.
 from mmalign.forward.batch import Batch
 from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
 from mmalign.forward.engine import Engine
-from mmalign.forward.usable import check_usable
+from mmalign.forward.usable import Usable
 
-__all__ = ["Batch", "EncodedRecord", "Encoder", "Engine", "RecordDataset", "check_usable"]
+__all__ = ["Batch", "EncodedRecord", "Encoder", "Engine", "RecordDataset", "Usable"]

@@ -78,7 +78,10 @@ class Encoder:
 
     def _responses(self, record: Record, name: str) -> list[Response]:
         if name == "responses":
-            return [self.backbone.encode_response(record.prompt, [r["message"]]) for r in record.responses]
+            return [
+                self.backbone.encode_response(record.prompt, [response.message], response.spans or ())
+                for response in record.responses
+            ]
         spans = getattr(record, f"{name}_spans", None) or ()
         return [self.backbone.encode_response(record.prompt, getattr(record, name), spans)]
 

@@ -38,7 +38,12 @@ def _hidden_states(backbone: Backbone, batch: Batch) -> Tensor:
     contexts = [batch.contexts[row] for row in batch.context_of]
     positions = backbone.positions(batch.input_ids, batch.mask, batch.tokenwise, contexts)
     output = backbone.hf_model.model(
-        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=positions, **batch.tokenwise, **media
+        input_ids=batch.input_ids,
+        attention_mask=batch.mask,
+        position_ids=positions,
+        use_cache=False,
+        **batch.tokenwise,
+        **media,
     )
     return output.last_hidden_state
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
 from mmalign.objectives import Objective
@@ -22,6 +23,10 @@ _MEANINGLESS = {
     "label_smoothing_factor": "it smooths transformers' own cross entropy; objectives are the losses of this trainer",
     "neftune_noise_alpha": "it adds noise to the embeddings of text alone",
     "dataloader_drop_last": "the last step of an epoch is filled up with records that do not count",
+    "data_seed": "the order of the records comes from --seed",
+    "auto_find_batch_size": "another batch size is another training; give one that fits",
+    "save_only_model": "nothing could go on from such a checkpoint; the trained model is saved at the end anyway",
+    "push_to_hub": "upload the folder when the training is done: hf upload",
 }
 """Flags of transformers that this trainer could only ignore, and why."""
 
@@ -99,6 +104,7 @@ class TrainOptions(TrainingArguments):
             self.use_cpu = True  # else several ranks on CPUs are taken for one
             self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
         super().__post_init__()
+        self._n_gpu = min(1, self.n_gpu)  # several without a launcher would become torch's DataParallel
         for flag, advice in _MEANINGLESS.items():
             if getattr(self, flag, None):
                 raise InputError(f"--{flag} means nothing here: {advice}")
@@ -146,7 +152,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
     )
     try:
         options = flags.parse(parser, arguments)
-        _check_evaluation(options[-2], options[-1])
+        _check_needs(name, options[0])
+        _settle_evaluation(options[-2], options[-1])
         return options
     except InputError:
         raise
@@ -154,6 +161,15 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
         raise InputError(str(error)) from error
 
 
-def _check_evaluation(data: DataOptions, options: TrainOptions) -> None:
+def _check_needs(name: str, objective: Objective) -> None:
+    missing = objective.needs - {"reference"}
+    if missing:
+        raise InputError(f"{name} needs {', '.join(sorted(missing))}, which training does not supply")
+
+
+def _settle_evaluation(data: DataOptions, options: TrainOptions) -> None:
+    """Held-out records are scored once an epoch where nothing else is said."""
     if options.eval_strategy != "no" and not data.eval_data:
         raise InputError(f"--eval_strategy {options.eval_strategy.value} needs --eval_data, the records to evaluate on")
+    if options.eval_strategy == "no" and data.eval_data:
+        options.eval_strategy = IntervalStrategy.EPOCH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ import transformers
 
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, RecordDataset, check_usable
+from mmalign.forward import Encoder, Engine, RecordDataset, Usable
 from mmalign.objectives import Objective
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints
@@ -25,6 +26,10 @@ from mmalign.training.trainer import PreferenceTrainer
 
 IDENTITY = "training.json"
 """What a run is: written at its start, compared when it is started again."""
+
+_SIGNS_OF_A_MODEL = ("config.json", "adapter_config.json")
+_HOW_IT_WAS_SPELLED = ("data",)
+"""Parts of the identity for a reader; what they name is in it by its fingerprint."""
 
 _MATHS = (
     "learning_rate",
@@ -59,18 +64,19 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     records = _records(data.data, data, objective)
     held_out = _records(data.eval_data, data, objective) if data.eval_data else None
     backbone = _load(model_options.model, model_options, options)
-    identity = _identity(name, objective, model_options, data, options, backbone)
+    other = _load(model_options.reference, model_options, options) if model_options.reference else None
+    identity = _identity(name, objective, model_options, data, options, backbone, other)
+    finished = _finished(output, identity)
     if not options.resume:
         _start_over(output, options)
-    elif _finished(output, identity):
+    elif finished:
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
         return output
     checkpoint = _resume(output, options)
     prepare(backbone, model_options)
     encoder = Encoder(backbone, tuple(objective.views))
-    other = _load(model_options.reference, model_options, options).model if model_options.reference else None
     trainer = PreferenceTrainer(
-        Engine(backbone, reference="reference" in objective.needs, reference_model=other),
+        Engine(backbone, reference="reference" in objective.needs, reference_model=other.model if other else None),
         objective,
         shuffle=data.shuffle,
         args=options,
@@ -90,9 +96,17 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
 
 
 def _load(path: str, model: ModelOptions, options: TrainOptions) -> Backbone:
+    """A model to train or to compare with.
+
+    Where its own weights are trained without DeepSpeed, which keeps a copy in float32, they are float32: an update of
+    1e-5 is nothing to a bfloat16 weight. ``--bf16`` still computes in bfloat16.
+    """
+    in_place = not model.lora and not options.deepspeed
+    if in_place and model.dtype not in ("auto", "float32"):
+        raise InputError(f"--dtype {model.dtype} would round updates away; say --bf16, or train with --lora")
     return backbones.load(
         path,
-        dtype=model.dtype,
+        dtype="float32" if in_place else model.dtype,
         attn_implementation=model.attn_implementation,
         device=str(options.device),
         trust_remote_code=model.trust_remote_code,
@@ -100,7 +114,16 @@ def _load(path: str, model: ModelOptions, options: TrainOptions) -> Backbone:
 
 
 def prepare(backbone: Backbone, options: ModelOptions) -> None:
-    """Freeze the parts that stay and put the adapter on, in place."""
+    """Freeze the parts that stay and put the adapter on, in place.
+
+    Raises:
+        InputError: the model is an adapter already, ``lora_target_modules`` names no layer, or nothing is left to
+            train.
+    """
+    if backbone.model is not backbone.hf_model:
+        raise InputError(
+            "is an adapter; fold it in first (mmalign merge), and train what comes out", file=options.model
+        )
     for name, parameter in backbone.hf_model.named_parameters():
         parameter.requires_grad_(backbone.part_of(name) not in options.freeze and not options.lora)
     if options.lora:
@@ -116,7 +139,10 @@ def prepare(backbone: Backbone, options: ModelOptions) -> None:
             exclude_modules=frozen or None,
             task_type="CAUSAL_LM",
         )
-        backbone.model = get_peft_model(backbone.hf_model, config)
+        try:
+            backbone.model = get_peft_model(backbone.hf_model, config)
+        except ValueError as error:
+            raise InputError(f"--lora_target_modules {' '.join(targets)}: {error}") from error
     if not any(p.requires_grad for p in backbone.model.parameters()):
         raise InputError("nothing is left to train; see --freeze and --lora")
 
@@ -138,33 +164,54 @@ def _records(path: str, data: DataOptions, objective: Objective) -> RecordFile:
     if not len(records):
         raise InputError("no records in it", file=path)
     first: dict[str, int] = {}
+    check = Usable(objective, data.ignore)
     for index, record in enumerate(records):
         line = records.line_of(index)
         if first.setdefault(record.id, line) != line:
             raise InputError(f"{record.id!r} stands on line {first[record.id]} too", file=path, line=line, field="id")
         try:
-            check_usable(record, objective, data.ignore)
+            check(record)
         except InputError as error:
             raise InputError(error.problem, file=path, line=line, field=error.field) from None
     return records
 
 
 def _identity(
-    name: str, objective: Any, model: ModelOptions, data: DataOptions, options: TrainOptions, backbone: Backbone
+    name: str,
+    objective: Objective,
+    model: ModelOptions,
+    data: DataOptions,
+    options: TrainOptions,
+    backbone: Backbone,
+    other: Backbone | None,
 ) -> dict[str, Any]:
-    """Everything that decides what the run computes, as far as its mathematics goes."""
+    """Everything that decides what the run computes, as far as its mathematics goes.
+
+    Args:
+        other: the reference, where it is another model.
+    """
     batch = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
     return {
         "objective": name,
         "options": asdict(objective),
         "model": {k: v for k, v in asdict(model).items() if k != "trust_remote_code"},
         "model_fingerprint": backbone.fingerprint(),
+        "reference_fingerprint": other.fingerprint() if other else None,
+        "objective_file": _own_file(objective),
+        "media_root": str(Path(data.media_root or Path(data.data).parent).resolve()),
         "data": data.data,
         "data_fingerprint": runs.fingerprint(Path(data.data)),
         "shuffle": data.shuffle,
         "batch_size": batch,
         "training": {key: _plain(getattr(options, key)) for key in _MATHS},
     }
+
+
+def _own_file(objective: Objective) -> str | None:
+    """The fingerprint of an objective's file that is not part of this package."""
+    if type(objective).__module__.startswith("mmalign.objectives."):
+        return None
+    return runs.fingerprint(Path(inspect.getfile(type(objective))))
 
 
 def _plain(value: Any) -> Any:
@@ -179,7 +226,7 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
     """
     file = output / IDENTITY
     if not file.is_file():
-        if any((output / name).is_file() for name in ("config.json", "adapter_config.json")):
+        if checkpoints.all_of(output) or any((output / name).is_file() for name in _SIGNS_OF_A_MODEL):
             raise InputError("holds a model that was not trained here; give another --output_dir", file=output)
         return False
     try:
@@ -187,7 +234,11 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
         finished = before.pop("finished")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError("is damaged; delete it, or give another --output_dir", file=file) from None
-    changed = [f"{key}: {before.get(key)!r} -> {new!r}" for key, new in identity.items() if before.get(key) != new]
+    changed = [
+        f"{key}: {before.get(key)!r} -> {new!r}"
+        for key, new in identity.items()
+        if before.get(key) != new and key not in _HOW_IT_WAS_SPELLED
+    ]
     if changed:
         advice = "give another --output_dir, or delete this one"
         raise InputError(f"another training run is in this folder ({'; '.join(changed)}); {advice}", file=output)

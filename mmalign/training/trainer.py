@@ -30,8 +30,7 @@ class Sums:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, present: Tensor) -> None:
-        """Add the present values of a micro-batch. Shape: (B,) both."""
-        present = present & values.isfinite()
+        """Add the present values of a micro-batch; a metric that a record has none of is NaN. Shape: (B,) both."""
         pair = torch.stack([torch.where(present, values, 0).sum(), present.sum()]).double()
         self.totals[name] = self.totals.get(name, 0) + pair.detach()
 
@@ -102,7 +101,14 @@ class PreferenceTrainer(Trainer):
     # ---- the step ----------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, dict]:
-        """The micro-batches of one optimisation step, and how many records each term counts in all of it."""
+        """The micro-batches of one optimisation step, and how many records each term counts in all of it.
+
+        None where the last step is done: a run killed while its model was being written resumes there, and Trainer
+        looks for the end of the training only after one more step.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], {}
         batches = [self._usable(batch) for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts: dict[str, Tensor] = {}
         for batch in batches:
@@ -143,7 +149,7 @@ class PreferenceTrainer(Trainer):
         for name, term in terms.items():
             sums.add(f"loss/{name}", term.values.detach() * batch.numbers["weight"], term.present & batch.counted)
         for name, values in metrics.items():
-            sums.add(name, values, batch.counted)
+            sums.add(name, values, batch.counted & ~values.isnan())
         for view, stats in policy.items():
             if stats.logps.dim() == 2:
                 sums.add(f"logps/{view}", stats.sum().detach(), stats.present)
@@ -193,7 +199,7 @@ class PreferenceTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _policy_state(self) -> dict[str, Tensor]:
-        if not self.is_deepspeed_enabled or not hasattr(self, "deepspeed"):
+        if not self.is_deepspeed_enabled:
             return self.model.policy.state_dict()
         state = self.accelerator.get_state_dict(self.deepspeed)  # gathers what ZeRO-3 sharded
         prefix = "policy."
@@ -244,3 +250,5 @@ class LogBeforeSave(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end

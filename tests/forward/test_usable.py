@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from mmalign import objectives
-from mmalign.forward import check_usable
+from mmalign.forward import Usable
 from mmalign.objectives import Term
 from mmalign.records import InputError, Record
 
@@ -37,28 +37,28 @@ class EitherTerm:
 
 
 def test_pairs_for_dpo_and_answers_for_sft():
-    check_usable(record(chosen=YES, rejected=NO), objectives.load("dpo"))
-    check_usable(record(chosen=YES, rejected=NO), objectives.load("sft"))
-    check_usable(record(chosen=YES), objectives.load("sft"))
+    Usable(objectives.load("dpo"))(record(chosen=YES, rejected=NO))
+    Usable(objectives.load("sft"))(record(chosen=YES, rejected=NO))
+    Usable(objectives.load("sft"))(record(chosen=YES))
     for fields, lacks in (({"chosen": YES}, "rejected"), ({"rejected": NO}, "chosen")):
         with pytest.raises(InputError, match=f"dpo has nothing to learn from it: it lacks {lacks}$"):
-            check_usable(record(**fields), objectives.load("dpo"))
+            Usable(objectives.load("dpo"))(record(**fields))
 
 
 def test_one_term_is_enough():
     both = {"images": ["a.png"], "rejected_images": ["b.png"]}
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
-    check_usable(record(chosen=YES, rejected=NO), EitherTerm())
-    check_usable(record(chosen=YES, prompt=prompt, **both), EitherTerm())
+    Usable(EitherTerm())(record(chosen=YES, rejected=NO))
+    Usable(EitherTerm())(record(chosen=YES, prompt=prompt, **both))
     with pytest.raises(InputError, match="lacks rejected, chosen@rejected_media"):
-        check_usable(record(chosen=YES), EitherTerm())
+        Usable(EitherTerm())(record(chosen=YES))
 
 
 def test_media_that_no_view_looks_at_are_refused_unless_ignored():
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     given = record(chosen=YES, rejected=NO, prompt=prompt, images=["a.png"], rejected_images=["b.png"])
     with pytest.raises(InputError, match="--ignore rejected_images") as caught:
-        check_usable(given, objectives.load("dpo"))
+        Usable(objectives.load("dpo"))(given)
     assert caught.value.field == "rejected_images"
-    check_usable(given, objectives.load("dpo"), ignore=["rejected_images"])
-    check_usable(given, EitherTerm())
+    Usable(objectives.load("dpo"), ignore=["rejected_images"])(given)
+    Usable(EitherTerm())(given)
