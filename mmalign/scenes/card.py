@@ -34,11 +34,11 @@ From random weights with Muon and AdamW and bfloat16 products, {minutes:.0f} min
    token read as the words for the color and the shape that its patch shows, on the world's `tower` split (balanced).
    A little of it goes on all along: one batch beside each `sight_every`-th of the next.
 2. *Learning to speak*, all weights, on the `train` split, in which things come with habitual partners. Every picture is
-   new and is asked, in one row, for a caption, up to six what-is-where and four yes/no answers; each `clip_every`-th
-   step is of clips. From nothing, the first pictures hold one thing and later ones up to six; with `--start` they hold
-   all their things at once. In {blind:.0%} of all rows at least {hidden:.0%} of the image tokens are hidden, as a
-   language model knows its language before it sees: with its eyes closed it says what its prior says, and not
-   gibberish.
+   new and is asked, in one row, for a caption, up to six what-is-where and four yes/no answers; the last `clip_run` of
+   every `clip_every` steps are of clips. From nothing, the first pictures hold one thing and later ones up to six; with
+   `--start` they hold all their things at once. In {blind:.0%} of all rows at least {hidden:.0%} of the image tokens are
+   hidden, as a language model knows its language before it sees: with its eyes closed it says what its prior says,
+   and not gibberish.
 
 The last bits of the weights depend on the machine; the figures below were measured by the last command, on these
 weights.
@@ -91,6 +91,6 @@ def model_card(figures: Mapping[str, Mapping[str, float]], stages: Sequence[Mapp
 def _command(number: int, stage: Mapping[str, Any]) -> str:
     """One run of the script, as it is typed; each starts from what the one before it wrote."""
     start = [f"--start DIR{number - 1}"] if number > 1 else [f"--tower_steps {stage['tower_steps']}"]
-    names = ("steps", "batch_size", "learning_rate", "clip_every", "sight_every", "seed", "evaluate_on")
+    names = ("steps", "batch_size", "learning_rate", "clip_every", "clip_run", "sight_every", "seed", "evaluate_on")
     flags = [f"--output DIR{number}", *start, *(f"--{name} {stage[name]}" for name in names)]
     return "    python -m mmalign.scenes.train_tiny " + " \\\n        ".join((" ".join(flags[:4]), " ".join(flags[4:])))

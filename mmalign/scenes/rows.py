@@ -113,8 +113,9 @@ class Batches:
     """The training batches, a map-style dataset of them.
 
     Pictures have one thing for the first tenths of the training and then gain one more in each twentieth: a model that
-    can speak of one thing soon tells six apart, where one that starts with six stays blind for long. After that every
-    ``clip_every``-th batch is of clips. Without ``ramp`` there is no such beginning: for a model that sees already.
+    can speak of one thing soon tells six apart, where one that starts with six stays blind for long. After that the
+    last ``clip_run`` of every ``clip_every`` batches are of clips. Without ``ramp`` there is no such beginning: for a
+    model that sees already.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -122,6 +123,7 @@ class Batches:
     steps: int
     size: int
     clip_every: int
+    clip_run: int = 1
     ramp: bool = True
 
     def __len__(self) -> int:
@@ -129,7 +131,7 @@ class Batches:
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         most = max(1, step * 20 // self.steps - 1) if self.ramp else MAX_THINGS + 1
-        clips = self.clip_every > 0 and most > MAX_THINGS and step % self.clip_every == self.clip_every - 1
+        clips = most > MAX_THINGS and self.clip_every > 0 and step % self.clip_every >= self.clip_every - self.clip_run
         count = max(1, self.size // 3) if clips else self.size  # a clip costs about as much as three pictures
         samples = [
             self._clip(index) if clips else self._scene(index, most)

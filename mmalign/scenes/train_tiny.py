@@ -41,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=math.inf, help="end the speaking after so many, if sooner")
     options.add_argument("--batch_size", type=int, default=40, help="pictures a step (default: %(default)s)")
     options.add_argument("--learning_rate", type=float, default=2e-3, help="peak (default: %(default)s)")
-    options.add_argument("--clip_every", type=int, default=2, help="each n-th step is of clips (default: %(default)s)")
+    options.add_argument("--clip_every", type=int, default=2, help="of so many steps... (default: %(default)s)")
+    options.add_argument("--clip_run", type=int, default=1, help="...the last n are of clips (default: %(default)s)")
     options.add_argument(
         "--sight_every", type=int, default=4, help="after each n-th step, one more of seeing (default: %(default)s)"
     )
@@ -165,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = PatchWords(model, tokenizer)
         fit(words.weights(), words.loss, sights, TOWER_RATE, description="learning to see")
     ramp = options.start is None
-    speech = Batches(tokenizer, options.seed, options.steps, options.batch_size, options.clip_every, ramp)
+    clips = {"clip_every": options.clip_every, "clip_run": options.clip_run}
+    speech = Batches(tokenizer, options.seed, options.steps, options.batch_size, ramp=ramp, **clips)
     steps = fit(
         dict(model.named_parameters()),
         partial(lesson_loss, model, words),

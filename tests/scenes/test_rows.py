@@ -50,6 +50,8 @@ def test_batches_are_the_same_for_one_seed_and_mix_clips_in(untrained):
     tokenizer = untrained[1].tokenizer
     batches = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=2)
     assert [len(batches[step]["pixel_values"]) for step in range(4)] == [6, 6, 6, 8]
+    more = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=4, clip_run=3, ramp=False)
+    assert [len(more[step]["pixel_values"]) for step in range(4)] == [6, 8, 8, 8]
     again = Batches(tokenizer, seed=0, steps=4, size=6, clip_every=2)[2]
     assert all(torch.equal(again[name], tensor) for name, tensor in batches[2].items())
     assert not torch.equal(batches[0]["pixel_values"], batches[2]["pixel_values"])
