@@ -36,9 +36,9 @@ From random weights with Muon and AdamW and bfloat16 products, {minutes:.0f} min
 2. *Learning to speak*, all weights, on the `train` split, in which things come with habitual partners. Every picture is
    new and is asked, in one row, for a caption, up to six what-is-where and four yes/no answers; the last `clip_run` of
    every `clip_every` steps are of clips. From nothing, the first pictures hold one thing and later ones up to six; with
-   `--start` they hold all their things at once. In {blind:.0%} of all rows at least {hidden:.0%} of the image tokens are
-   hidden, as a language model knows its language before it sees: with its eyes closed it says what its prior says,
-   and not gibberish.
+   `--start` they hold all their things at once. In {blind:.0%} of all rows at least {hidden:.0%} of the image tokens
+   are hidden, as a language model knows its language before it sees: with its eyes closed it says what its prior
+   says, and not gibberish.
 
 The last bits of the weights depend on the machine; the figures below were measured by the last command, on these
 weights.

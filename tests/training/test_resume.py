@@ -87,6 +87,37 @@ def test_a_finished_run_is_not_run_again_and_a_changed_one_is_refused(tiny_model
     assert "another training run" in refused.stderr
 
 
+def test_a_run_killed_while_its_model_was_written_does_no_step_more(tiny_model, pairs, tmp_path):
+    base = [
+        "train", "dpo", "--model", tiny_model, "--data", pairs, "--output_dir", tmp_path, "--lora", "--max_steps", "2",
+        "--learning_rate", "1e-3", "--per_device_train_batch_size", "2", "--save_steps", "2", "--logging_steps", "1",
+    ]  # fmt: skip
+    run_command(*base)
+    model = tmp_path / "adapter_model.safetensors"
+    before, curve = load_file(model), metrics.read(tmp_path)
+    identity = json.loads((tmp_path / "training.json").read_text())
+    (tmp_path / "training.json").write_text(json.dumps({**identity, "finished": False}))
+    model.unlink()
+    assert "going on from" in run_command(*base).stdout
+    after = load_file(model)
+    assert all((after[name] == before[name]).all() for name in before)
+    assert [row for row in metrics.read(tmp_path) if "loss" in row] == [row for row in curve if "loss" in row]
+
+
+def test_starting_over_forgets_checkpoints(tiny_model, pairs, tmp_path):
+    base = [
+        "train", "sft", "--model", tiny_model, "--data", pairs, "--output_dir", tmp_path, "--lora", "--max_steps", "2",
+        "--per_device_train_batch_size", "2", "--save_steps", "1",
+    ]  # fmt: skip
+    run_command(*base)
+    stamp = (tmp_path / "checkpoint-1").stat().st_mtime_ns
+    again = run_command(*base, "--resume", "false")
+    assert "nothing to do" not in again.stdout and "going on" not in again.stdout
+    assert (tmp_path / "checkpoint-1").stat().st_mtime_ns != stamp
+    refused = run_command(*base, "--resume", "false", "--learning_rate", "1e-2", check=False)
+    assert "another training run" in refused.stderr
+
+
 def test_half_written_checkpoints_are_never_gone_on_from(tmp_path):
     for step in (3, 6, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
