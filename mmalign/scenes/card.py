@@ -40,8 +40,9 @@ From random weights with Muon and AdamW and bfloat16 products, {minutes:.0f} min
    are hidden, as a language model knows its language before it sees: with its eyes closed it says what its prior
    says, and not gibberish.
 
-The last bits of the weights depend on the machine; the figures below were measured by the last command, on these
-weights.
+The last bits of the weights depend on the machine, and a run with a note was made before the script did what it does
+now: the same commands give a model like this one, not this one. The figures below were measured by the last command, on
+these weights.
 
 ## What it does
 On {count} pictures and {count} clips of the balanced `test` split, greedy. *Blank* is the same question about an empty
@@ -72,7 +73,8 @@ def model_card(figures: Mapping[str, Mapping[str, float]], stages: Sequence[Mapp
 
     Args:
         figures: what :func:`mmalign.scenes.evaluate.evaluate` returned.
-        stages: the options of each run of the script, and its ``minutes``; see :data:`STAGES`.
+        stages: the options of each run of the script, its ``minutes``, and a ``note`` where running it again today
+            would do something else; see :data:`STAGES`.
         facts: the other names in :data:`CARD`.
     """
     rows = [f"| {kind} | {share:.1%} | {figures['blank'][kind]:.1%} |" for kind, share in figures["accuracy"].items()]
@@ -93,4 +95,6 @@ def _command(number: int, stage: Mapping[str, Any]) -> str:
     start = [f"--start DIR{number - 1}"] if number > 1 else [f"--tower_steps {stage['tower_steps']}"]
     names = ("steps", "batch_size", "learning_rate", "clip_every", "clip_run", "sight_every", "seed", "evaluate_on")
     flags = [f"--output DIR{number}", *start, *(f"--{name} {stage[name]}" for name in names)]
-    return "    python -m mmalign.scenes.train_tiny " + " \\\n        ".join((" ".join(flags[:4]), " ".join(flags[4:])))
+    note = f"    # {stage['note']}\n" if "note" in stage else ""
+    lines = " ".join(flags[:4]), " ".join(flags[4:])
+    return note + "    python -m mmalign.scenes.train_tiny " + " \\\n        ".join(lines)

@@ -17,6 +17,7 @@ from mmalign.scenes.language import (
     event_questions,
     existence_questions,
     first_question,
+    in_turn,
     moment_questions,
     order_question,
     where_questions,
@@ -83,7 +84,7 @@ def question_items(split: str, count: int, seed: int) -> list[Item]:
     for index in range(count):
         draw = Draw("evaluation", split, seed, index)
         scene = sample_scene(split, seed, index)
-        asked = [*existence_questions(scene, draw, 2), *draw.shuffled(list(where_questions(scene)))[:4]]
+        asked = [*existence_questions(scene, draw, 2), *in_turn(where_questions(scene), draw, 4)]
         items += [Item(exchange, (render(scene),)) for exchange in asked]
         clip = sample_clip(split, seed, index)
         asked = [order_question(clip, draw), first_question(clip, draw), *moment_questions(clip, draw, 1)]

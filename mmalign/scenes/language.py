@@ -6,8 +6,9 @@ decide again and again whether there is one more thing to name, and which. Yes/n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from mmalign.scenes.things import NAMES, PLACES, Clip, Draw, Event, Scene, Thing
 
@@ -179,8 +180,18 @@ def moment_questions(clip: Clip, draw: Draw, count: int) -> list[Exchange]:
 
 
 def scene_questions(scene: Scene, draw: Draw, where: int = 6, yes_no: int = 4) -> list[Exchange]:
-    """Up to ``where`` what-is-where questions and ``yes_no`` questions of existence."""
-    return [*draw.shuffled(list(where_questions(scene)))[:where], *existence_questions(scene, draw, yes_no)]
+    """Up to ``where`` what-is-where questions, their kinds in turn, and ``yes_no`` questions of existence."""
+    return [*in_turn(where_questions(scene), draw, where), *existence_questions(scene, draw, yes_no)]
+
+
+def in_turn(exchanges: Iterable[Exchange], draw: Draw, count: int) -> list[Exchange]:
+    """``count`` of them at most, drawn so that kinds take turns: some have many questions a picture, others one."""
+    by_kind: dict[str, list[Exchange]] = {}
+    for exchange in draw.shuffled(list(exchanges)):
+        by_kind.setdefault(exchange.kind, []).append(exchange)
+    columns = draw.shuffled(list(by_kind.values()))
+    rounds = zip_longest(*columns)
+    return [exchange for row in rounds for exchange in row if exchange is not None][:count]
 
 
 def clip_questions(clip: Clip, draw: Draw) -> list[Exchange]:

@@ -150,18 +150,20 @@ def _schedule(done: float) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, measure, write; the figures go to standard output and into the model card."""
     import torch
-    from transformers import LlavaForConditionalGeneration
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     options = parser().parse_args(argv)
     torch.set_num_threads(options.threads)
-    tokenizer = build_tokenizer(world_text())
-    processor = build_processor(tokenizer)
     started = time.monotonic()
     sights = TowerBatches(options.seed, options.tower_steps, TOWER_BATCH)
     if options.start:
         model = LlavaForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+        processor = LlavaProcessor.from_pretrained(options.start)
+        tokenizer = processor.tokenizer
         words = PatchWords(model, tokenizer)
     else:
+        tokenizer = build_tokenizer(world_text())
+        processor = build_processor(tokenizer)
         model = build_model(tokenizer, options.seed)
         words = PatchWords(model, tokenizer)
         fit(words.weights(), words.loss, sights, TOWER_RATE, description="learning to see")
