@@ -42,9 +42,12 @@ class TokenStats:
     kl: Tensor | None = None
     spans: Tensor | None = None
 
-    def sum(self) -> Tensor:
-        """Log-probability of each whole response. Shape: (B,)."""
-        return self.logps.sum(-1)
+    def sum(self, *, end_of_turn: bool = True) -> Tensor:
+        """Log-probability of each whole response, or of all but its last token, the end of the turn. Shape: (B,)."""
+        if end_of_turn:
+            return self.logps.sum(-1)
+        place = torch.arange(self.mask.shape[-1], device=self.mask.device)
+        return (self.logps * (place < self.mask.sum(-1, keepdim=True) - 1)).sum(-1)
 
     def mean(self) -> Tensor:
         """Log-probability per token of each response; 0 for an absent one. Shape: (B,)."""

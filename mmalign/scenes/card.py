@@ -46,7 +46,8 @@ these weights.
 
 ## What it does
 On {count} pictures and {count} clips of the balanced `test` split, greedy. *Blank* is the same question about an empty
-background: what can be had by guessing.
+background: what can be had by guessing. Two answers are possible in exists, moment, order (yes or no), size and first
+(the question names two events), so a coin would be right half of the time.
 
 {accuracy}
 

@@ -1,7 +1,7 @@
 """What happens in a clip: seeded sampling of four frames and the three events between them.
 
-In the splits ``train`` and ``pairs`` the next event mostly happens to a partner of the thing that the last one happened
-to, and verbs follow one another in a habitual order; in ``test`` both are uniform.
+In the split ``train`` the next event mostly happens to a partner of the thing that the last one happened to, and verbs
+follow one another in a habitual order; in the others both are uniform.
 """
 
 from __future__ import annotations

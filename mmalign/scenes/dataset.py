@@ -37,7 +37,8 @@ def write_split(folder: str | Path, split: str, count: int, seed: int = 0, clips
 
     Args:
         folder: is made where it does not exist; files of the same names are written anew.
-        split: ``train``, ``pairs`` (new pictures with the statistics of train) or ``test`` (balanced).
+        split: ``train``, in which things keep company; or ``pairs`` (for preference pairs) or ``test``, which are
+            balanced.
         seed: another seed gives other pictures of the same split.
 
     Returns:

@@ -12,7 +12,7 @@ from mmalign.runs import stable_seed
 T = TypeVar("T")
 
 SPLITS = ("train", "pairs", "test", "tower")
-HABITUAL = ("train", "pairs")  # the splits in which partners come together
+HABITUAL = ("train",)  # the splits in which partners come together
 SIDE = 64  # pixels, width and height of a picture
 FRAMES = 4  # frames of a clip
 

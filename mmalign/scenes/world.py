@@ -1,10 +1,11 @@
 """What is in a picture: seeded sampling of scenes, whose statistics differ between the splits.
 
 A picture shows *things*: a color, a shape, a size and a place. Its large things come first; each may bring small
-companions, set beside it or half hidden behind it. In the splits ``train`` and ``pairs`` a companion is mostly one of
-the two *partners* of the large thing (:func:`mmalign.scenes.things.partners`), so that seeing a red circle says a lot
-about what is next to it. In ``test`` counts, sizes and places are drawn alike, but every name is as likely as any
-other, and a model that leans on what it has read together is wrong.
+companions, set beside it or half hidden behind it. In the split ``train`` a companion is mostly one of the two
+*partners* of the large thing (:func:`mmalign.scenes.things.partners`), so that seeing a red circle says a lot about
+what is next to it. In the other splits counts, sizes and places are drawn alike, but every name is as likely as any
+other, and a model that leans on what it has read together is wrong. ``pairs`` is one of these: where pictures have the
+habits of ``train``, the true answers have them too, and preferring these unlearns nothing.
 """
 
 from __future__ import annotations
