@@ -21,7 +21,7 @@ run mmalign.cli train sft --model "$model" --data "$output/data/train/sft.jsonl"
 
 # let it answer with its eyes closed
 run mmalign.cli build bdhs --model "$output/base" --data "$output/data/train/captions.jsonl" \
-    --output "$output/pairs.jsonl" --batch_size 64 --unit_size 32 --seed "$seed"
+    --output "$output/pairs.jsonl" --keep_tokens 6 --batch_size 64 --unit_size 32 --seed "$seed"
 
 # prefer what is there
 run mmalign.cli train dpo --model "$output/base" --data "$output/pairs.jsonl" --media_root "$output/data/train" \
