@@ -172,12 +172,14 @@ class Demo:
         return {key: value for key, value in vars(self).items() if key != "folder"}
 
     def _examples(self, count: int = 24) -> list[Example]:
-        """Pictures whose description changed come first, then the others, in the order of the test split."""
+        """Pictures in the order of the test split: first those where one model names more that is not there than the
+        other does, whichever it is, then those that they describe in other words.
+        """
         test = self.folder / "world" / "test"
         questions = list(chair.questions(test / "objects.json", prompt=PROMPT))
         said = {name: self._captions(name) for name in MODELS}
         both = [question for question in questions if all(question.id in said[name] for name in MODELS)]
-        both.sort(key=lambda question: said["base"][question.id] == said["aligned"][question.id])
+        both.sort(key=lambda question: _likeness(question, *(said[name][question.id] for name in MODELS)))
         return [
             Example(
                 image=test / question.images[0],
@@ -218,6 +220,13 @@ def _lead(summary: dict[str, Any]) -> str:
 
 def _objects(folder: Path) -> dict[str, list[str]]:
     return json.loads((folder / "objects.json").read_text(encoding="utf-8"))
+
+
+def _likeness(question: Question, before: str, after: str) -> int:
+    """0 if one of two descriptions has more hallucinations, 1 if they differ in words alone, 2 if in nothing."""
+    if len(chair.hallucinated(question, before)) != len(chair.hallucinated(question, after)):
+        return 0
+    return 1 + (before == after)
 
 
 def _marked(question: Question, text: str) -> Answer:
