@@ -15,14 +15,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mmalign import plugins
-from mmalign.backbones._backbone import Backbone, Context, Response
+from mmalign.backbones._backbone import Backbone, Context, Features, Response
 from mmalign.backbones._generation import Job
 from mmalign.records import InputError
 
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What transformers and peft raise at folders that are absent, torn or of another kind."""
 
-__all__ = ["Backbone", "Context", "Job", "Response", "load"]
+__all__ = ["Backbone", "Context", "Features", "Job", "Response", "load"]
 
 
 def load(
@@ -57,11 +57,13 @@ def load(
         config = AutoConfig.from_pretrained(path, **options)
         family = backbone_class(config.model_type)
         processor = AutoProcessor.from_pretrained(path, **options)
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attn_implementation, **options
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, **options
         )
     except _UNLOADABLE as error:
         raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
+    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
+        raise InputError(f"lacks {len(missing)} of the model's weights, {missing[0]} for one", file=path)
     if adapter is not None:
         from peft import PeftModel
 

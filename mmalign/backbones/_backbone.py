@@ -1,12 +1,13 @@
 """The generic backbone: what every family has in common.
 
-Legend of shapes: R rows, T tokens, H hidden size, N images of a call.
+Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, N image tokens of a prompt, H hidden size, A axes of
+a position (1; 3 where a family counts time, height and width).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,9 @@ _MODEL_FILES = (
 )
 """What a model folder is made of: not the cards, logs, checkpoints and answers that may lie beside it."""
 
+_TOKENWISE = ("attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What processors give beside tokens and media, a value a token."""
+
 _PROJECTORS = ("projector", "connector", "merger")
 
 
@@ -45,17 +49,35 @@ class Context:
 
     Attributes:
         text: the prompt after the chat template, generation prompt included, placeholders not expanded.
-        input_ids: its tokens, every media placeholder expanded to as many tokens as it has features. Shape: (T,).
-        tokenwise: further per-token inputs of the family (``mm_token_type_ids``). Shape of each: (T,).
-        media: what the processor made of the images (``pixel_values``, grids). First axis: images or patches.
-        images: how many images there are.
+        input_ids: its tokens, every media placeholder expanded to as many tokens as it has features. Shape: (P,).
+        positions: of its tokens. What follows goes on at the largest plus one, on every axis. Shape: (A, P).
+        media: what the processor made of the images (``pixel_values``, grids). First axis: images, tiles or patches.
+        media_key: contexts of one batch with the same key have the same images, which are then encoded once.
     """
 
     text: str
     input_ids: Tensor
-    tokenwise: dict[str, Tensor] = field(default_factory=dict)
+    positions: Tensor
     media: dict[str, Tensor] = field(default_factory=dict)
-    images: int = 0
+    media_key: Hashable = None
+
+    @property
+    def next_position(self) -> int:
+        """Position of the first token after the prompt."""
+        return int(self.positions.max()) + 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """What tower and projector make of the images of one prompt, in order.
+
+    Attributes:
+        tokens: one for every image token of the prompt. Shape: (N, H).
+        deepstack: what is added at image tokens after each of the first layers (Qwen3-VL). Shape of each: (N, H).
+    """
+
+    tokens: Tensor
+    deepstack: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,12 @@ class Backbone:
         self.sources = tuple(str(source) for source in sources)
         if getattr(processor, "chat_template", None) is None:
             raise InputError("the processor has no chat template", file=self.sources[0] if sources else None)
+
+    def around(self, model: nn.Module) -> Backbone:
+        """The same backbone with another model of its family inside."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     # ---- the model's parts -------------------------------------------------------------------------------
 
@@ -145,8 +173,13 @@ class Backbone:
             list(messages), tokenize=False, add_generation_prompt=generation_prompt
         )
 
-    def encode_prompt(self, messages: Sequence[dict], images: Sequence[Image.Image] = ()) -> Context:
+    def encode_prompt(
+        self, messages: Sequence[dict], images: Sequence[Image.Image] = (), media_key: Hashable = None
+    ) -> Context:
         """Template and tokenise a prompt, and make the tower's input of its images.
+
+        Args:
+            media_key: see `Context`; by default nobody shares these images.
 
         Raises:
             InputError: placeholders and images differ in number.
@@ -164,10 +197,9 @@ class Backbone:
             )
         )
         input_ids = inputs.pop("input_ids")
-        inputs.pop("attention_mask", None)
-        tokenwise = {k: v[0] for k, v in inputs.items() if v.shape[:2] == input_ids.shape and "type" in k}
-        media = {k: v for k, v in inputs.items() if k not in tokenwise}
-        return Context(text, input_ids[0], tokenwise, media, len(images))
+        positions = self.prompt_positions(input_ids, inputs)
+        media = {k: v for k, v in inputs.items() if k not in _TOKENWISE}
+        return Context(text, input_ids[0], positions, media, object() if media_key is None else media_key)
 
     def encode_response(
         self, messages: Sequence[dict], response: Sequence[dict], spans: Sequence[Sequence[int]] = ()
@@ -228,59 +260,140 @@ class Backbone:
         """How many image tokens a prompt has: the length of a `Job.keep` mask."""
         return int((self.encode_prompt(messages, images).input_ids == self.image_token_id).sum())
 
-    # ---- the model's inputs ------------------------------------------------------------------------------
-
-    def merge_media(self, contexts: Sequence[Context]) -> dict[str, Tensor]:
-        """One call's media inputs for several contexts, in order. Shape: first axes concatenated."""
-        keys = {key for context in contexts for key in context.media}
-        merged = {k: torch.cat([c.media[k] for c in contexts if k in c.media]) for k in sorted(keys)}
-        return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
-
-    def positions(
-        self, input_ids: Tensor, mask: Tensor, tokenwise: dict[str, Tensor], contexts: Sequence[Context]
-    ) -> Tensor:
-        """Position of every token, padding on either side not counted.
+    def prompt_positions(self, input_ids: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Positions of a prompt's tokens.
 
         Args:
-            input_ids, mask: rows, and which of their tokens are not padding. Shape: (R, T).
-            tokenwise: further per-token inputs. Shape of each: (R, T).
-            contexts: the prompt of each row, for families whose positions follow from the grids of its media.
+            input_ids: Shape: (1, P).
+            inputs: what else the processor gave, for families whose positions follow from the grids of the media.
 
         Returns:
-            Shape: (R, T).
+            Shape: (A, P).
         """
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)
+        return torch.arange(input_ids.shape[1])[None]
 
-    def next_positions(self, last: Tensor) -> Tensor:
-        """Positions of one more token a row, from each row's last. Shape: (R,) -> (R, 1)."""
-        return last[:, None]
-
-    def image_features(self, contexts: Sequence[Context]) -> list[list[Tensor]]:
-        """Run the tower once over all images: for each context, a list of (tokens, H), one an image."""
-        media = self.merge_media(contexts)
-        if not media:
-            return [[] for _ in contexts]
-        features = iter(self.hf_model.get_image_features(**media, return_dict=True).pooler_output)
-        return [[next(features) for _ in range(context.images)] for context in contexts]
-
-    def media_inputs(self, contexts: Sequence[Context], rows: Sequence[int]) -> dict[str, Any]:
-        """Model arguments that give row i the images of ``contexts[rows[i]]``, each encoded once.
-
-        transformers before ``mm_encoder_outputs`` gets the pictures themselves, one copy a row.
-        """
-        if not any(context.images for context in contexts):
-            return {}
-        if not self._takes_features:
-            return self.merge_media([contexts[row] for row in rows])
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        features = self.image_features(contexts)
-        per_row = [image for row in rows for image in features[row]]
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=per_row)}}
+    # ---- the forward -------------------------------------------------------------------------------------
 
     @cached_property
-    def _takes_features(self) -> bool:
-        return "mm_encoder_outputs" in inspect.signature(type(self.hf_model).forward).parameters
+    def can_branch(self) -> bool:
+        """Whether responses can share a row with their prompt: every layer is attention that takes a whole mask."""
+        return self.attention in ("sdpa", "eager") and set(self.layer_types) <= {"full_attention", "sliding_attention"}
+
+    @property
+    def attention(self) -> str:
+        """The attention of the language model: ``sdpa``, ``eager``, ``flash_attention_2``..."""
+        return self.decoder.config._attn_implementation
+
+    @cached_property
+    def layer_types(self) -> list[str]:
+        """Kind of attention of each layer of the language model."""
+        config = self.decoder.config
+        uniform = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+        return getattr(config, "layer_types", None) or [uniform] * config.num_hidden_layers
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model without its head."""
+        return self.hf_model.get_decoder()
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower, without projector."""
+        return next(getattr(self.hf_model.model, name) for name in _TOWERS if hasattr(self.hf_model.model, name))
+
+    def image_features(self, contexts: Sequence[Context]) -> list[Features | None]:
+        """Run the tower once over the distinct images of ``contexts``; None where a context has no image."""
+        distinct = {context.media_key: context for context in contexts if context.media}
+        if not distinct:
+            return [None] * len(contexts)
+        output = self.hf_model.get_image_features(**self.merge_media(list(distinct.values())), return_dict=True)
+        counts = [int((context.input_ids == self.image_token_id).sum()) for context in distinct.values()]
+        tokens = _flat(output.pooler_output).split(counts)
+        layers = [_flat(layer).split(counts) for layer in getattr(output, "deepstack_features", None) or ()]
+        features = [Features(own, deep) for own, *deep in zip(tokens, *layers, strict=True)]
+        by_key = dict(zip(distinct, features, strict=True))
+        return [by_key.get(context.media_key) for context in contexts]
+
+    def merge_media(self, contexts: Sequence[Context]) -> dict[str, Tensor]:
+        """One call's media inputs for several contexts, in order.
+
+        Shape: first axes are concatenated, others padded with zeros to the largest (tiles that an image lacks).
+        """
+        merged = {key: _concatenated([context.media[key] for context in contexts]) for key in contexts[0].media}
+        return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
+
+    def run(
+        self,
+        input_ids: Tensor,
+        features: Sequence[Features | None],
+        mask: Tensor | dict[str, Tensor],
+        positions: Tensor,
+        cache: Any = None,
+    ) -> Any:
+        """Run the language model over rows of tokens, the features of their images in the image tokens' places.
+
+        Args:
+            input_ids: Shape: (R, T).
+            features: of each row's prompt.
+            mask: 1 at tokens that can be seen, (R, T), earlier ones of the cache included; or which token sees which,
+                (R, 1, T, T), boolean, by layer type where the model has several.
+            positions: Shape: (A, R, T).
+            cache: of an earlier call; a new one is filled if it is True.
+
+        Returns:
+            transformers' output, with ``last_hidden_state``, (R, T, H), and ``past_key_values``.
+        """
+        is_image = input_ids == self.image_token_id
+        # An image token may lie beyond the vocabulary (Gemma); what is looked up in its place is overwritten.
+        beyond = input_ids >= self.decoder.config.vocab_size
+        embeds = self.hf_model.get_input_embeddings()(input_ids.masked_fill(beyond, self.pad_token_id))
+        present = [f for f in features if f is not None]
+        if present:
+            tokens = torch.cat([f.tokens for f in present]).to(embeds.dtype)
+            embeds = embeds.masked_scatter(is_image[..., None], tokens)
+        return self.decoder(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions if len(positions) > 1 else positions[0],
+            use_cache=cache is not None,
+            past_key_values=None if cache is True else cache,
+            **self.layer_inputs(is_image, present),
+        )
+
+    def layer_inputs(self, is_image: Tensor, features: Sequence[Features]) -> dict[str, Any]:
+        """What the language model's layers want to know of the images besides their tokens. Shape: is_image (R, T)."""
+        return {}
+
+    def masks(
+        self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool
+    ) -> Tensor | dict[str, Tensor]:
+        """Who sees whom, for `run`; see `mmalign.forward.Batch` for the tensors.
+
+        A token sees the prompt and its own branch, up to itself. Nobody sees padding, or a token hidden like it.
+
+        Args:
+            whole: a mask of every pair, (R, 1, T, T), by layer type where there are several: rows have branches. Else
+                which tokens can be seen, (R, T), from which the model makes its own masks for faster kernels.
+        """
+        if not whole:
+            return (branch >= 0).long()
+        window = getattr(self.decoder.config, "sliding_window", None)
+        seen = _causal(branch) | self.both_ways(input_ids, branch)
+        masks = {}
+        for kind in sorted(set(self.layer_types)):
+            near = order[:, None, :] > order[:, :, None] - window if kind == "sliding_attention" else True
+            masks[kind] = self._for_attention(seen & near)
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def both_ways(self, input_ids: Tensor, branch: Tensor) -> Tensor | bool:
+        """Which tokens see each other whatever their order: none, but for families that say so. Shape: (R, T, T)."""
+        return False
+
+    def _for_attention(self, seen: Tensor) -> Tensor:
+        if self.attention == "sdpa":
+            return seen[:, None]
+        hidden = torch.finfo(self.dtype).min
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill(~seen, hidden)[:, None]
 
     # ---- what one does with it ---------------------------------------------------------------------------
 
@@ -312,6 +425,30 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
+
+
+def _causal(branch: Tensor) -> Tensor:
+    """Which tokens see which: the prompt and one's own branch, up to oneself. Shape: (R, T) -> (R, T, T)."""
+    key, query = branch[:, None, :], branch[:, :, None]
+    places = torch.arange(branch.shape[1], device=branch.device)
+    seen = (places <= places[:, None]) & ((key == 0) | (key == query) & (key > 0))
+    return seen | torch.eye(len(places), dtype=torch.bool, device=branch.device)  # a row of nothing would be NaN
+
+
+def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features however a family packs them, as one list. Shape: (..., H) or a list of such -> (N, H)."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.flatten(0, -2) for part in parts])
+
+
+def _concatenated(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors put together along the first axis, the others padded with zeros to the largest."""
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        missing = [n for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for n in (0, want - size)]
+        padded.append(nn.functional.pad(part, missing))
+    return torch.cat(padded)
 
 
 def _identity_of(source: str) -> Iterator[str | Path]:

@@ -22,7 +22,7 @@ from mmalign import runs
 from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
-    from mmalign.backbones._backbone import Backbone, Context
+    from mmalign.backbones._backbone import Backbone, Context, Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +73,16 @@ def generate(
         return []
     contexts, rows = _distinct_contexts(backbone, jobs)
     prefixes = [_prefix_ids(backbone, contexts[r], job) for r, job in zip(rows, jobs, strict=True)]
-    inputs, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
-    logits, cache = _step(backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None)
+    input_ids, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
+    features = backbone.image_features(contexts)
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    first = backbone.masks(input_ids, mask - 1, places, whole=False)
+    logits, cache = _step(backbone, input_ids, first, positions, True, [features[row] for row in rows])
 
     seeds = np.array([job.seed for job in jobs], dtype=np.uint64)
     written: list[list[int]] = [[] for _ in jobs]
     active = np.arange(len(jobs))  # which job each row of the cache is
-    last = positions.amax(-1)
+    last = positions.amax((0, 2))  # an image's rows and columns may lie beyond the last token's place in time
     for step in range(max_new_tokens):
         tokens = _choose(logits, runs.uniform(seeds[active], step), temperature, top_p)
         finished = np.zeros(len(active), dtype=bool)
@@ -97,8 +100,7 @@ def generate(
             cache.batch_select_indices(rest)
         last = last + 1
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        position = backbone.next_positions(last)
-        logits, cache = _step(backbone, {"input_ids": tokens[:, None]}, mask, position, cache)
+        logits, cache = _step(backbone, tokens[:, None], mask, last[None, :, None].expand(len(positions), -1, -1), cache)
     return [_decode_after(backbone, prefix, text) for prefix, text in zip(prefixes, written, strict=True)]
 
 
@@ -135,32 +137,30 @@ def _prefix_ids(backbone: Backbone, context: Context, job: Job) -> list[int]:
 
 def _left_padded(
     backbone: Backbone, contexts: list[Context], rows: list[int], prefixes: list[list[int]], jobs: Sequence[Job]
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The prefill batch: inputs, attention mask with hidden image tokens at 0, and positions.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The prefill batch: tokens, attention mask with hidden image tokens at 0, and positions.
 
-    Positions come from the mask before anything is hidden: hiding an image token moves no other token. A 2-D
-    mask with explicit positions then removes the token as a key in every layer, and nothing ever reads what
-    is computed at the hidden token itself.
+    Hiding an image token moves no other token: a 2-D mask with explicit positions removes the token as a key in every
+    layer, and nothing ever reads what is computed at the hidden token itself.
+
+    Shape: (R, T), (R, T), (A, R, T).
     """
     lengths = [len(contexts[r].input_ids) + len(p) for r, p in zip(rows, prefixes, strict=True)]
     shape = (len(rows), max(lengths))
     input_ids = torch.full(shape, backbone.pad_token_id, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
-    tokenwise: dict[str, Tensor] = {k: torch.zeros(shape, dtype=v.dtype) for k, v in contexts[0].tokenwise.items()}
+    positions = torch.zeros(len(contexts[0].positions), *shape, dtype=torch.long)
     for i, (row, prefix, length) in enumerate(zip(rows, prefixes, lengths, strict=True)):
         context, start = contexts[row], shape[1] - length
         input_ids[i, start:] = torch.cat([context.input_ids, torch.tensor(prefix, dtype=torch.long)])
         mask[i, start:] = 1
-        for key, values in context.tokenwise.items():
-            tokenwise[key][i, start : start + len(values)] = values
-    positions = backbone.positions(input_ids, mask, tokenwise, [contexts[row] for row in rows])
-    visible = mask.clone()
+        answer = shape[1] - len(prefix)
+        positions[:, i, start:answer] = context.positions
+        positions[:, i, answer:] = context.next_position + torch.arange(len(prefix))
     for i, job in enumerate(jobs):
         if job.keep is not None:
-            visible[i] = _hide(visible[i], input_ids[i] == backbone.image_token_id, job.keep)
-    move = backbone.device
-    inputs = {"input_ids": input_ids.to(move), **{k: v.to(move) for k, v in tokenwise.items()}}
-    return inputs, visible.to(move), positions.to(move)
+            mask[i] = _hide(mask[i], input_ids[i] == backbone.image_token_id, job.keep)
+    return input_ids.to(backbone.device), mask.to(backbone.device), positions.to(backbone.device)
 
 
 def _hide(mask: Tensor, image_tokens: Tensor, keep: np.ndarray) -> Tensor:
@@ -172,13 +172,16 @@ def _hide(mask: Tensor, image_tokens: Tensor, keep: np.ndarray) -> Tensor:
 
 
 def _step(
-    backbone: Backbone, inputs: dict[str, Any], mask: Tensor, positions: Tensor, cache: Any
+    backbone: Backbone,
+    input_ids: Tensor,
+    mask: Tensor | dict[str, Tensor],
+    positions: Tensor,
+    cache: Any,
+    features: Sequence[Features | None] = (),
 ) -> tuple[Tensor, Any]:
-    """Logits of each row's last token, float32. Shape: (R, V)."""
-    output = backbone.model(
-        **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    return output.logits[:, -1].float(), output.past_key_values
+    """Logits of each row's last token, float32, and the cache. Shape: (R, V)."""
+    output = backbone.run(input_ids, features, mask, positions, cache)
+    return backbone.head(output.last_hidden_state[:, -1]).float(), output.past_key_values
 
 
 def _choose(logits: Tensor, uniform: np.ndarray, temperature: float, top_p: float) -> Tensor:

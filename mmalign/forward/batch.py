@@ -1,6 +1,7 @@
-"""The plain layout: every view of every record is a padded row of its own.
+"""The layout: what the views of a batch share stands in one row, prompt first and responses beside each other.
 
-Legend of shapes: B records, R rows, T tokens of a row, K responses of a ranked list.
+Legend of shapes: B records, R rows, T tokens of a row, N responses of all rows, L tokens of a response, K responses of
+a ranked list, A axes of a position.
 """
 
 from __future__ import annotations
@@ -19,110 +20,154 @@ from mmalign.forward.encoding import NUMBERS, EncodedRecord, split_view
 class Batch:
     """Rows for one call of the model, and where each view of each record is among them.
 
+    A row is a prompt with its media and, after it, the responses that answer it, as branches: each goes on at the
+    prompt's end as if it were alone. In the plain layout a row has one branch.
+
     Attributes:
-        input_ids, mask: tokens and which of them are not padding; padded on the right. Shape: (R, T).
-        tokenwise: further per-token inputs. Shape of each: (R, T).
-        response: 1 on response tokens. Shape: (R, T).
-        spans: 1 on response tokens inside the record's spans. Shape: (R, T).
-        contexts: the distinct prompts of the batch, with their media.
-        context_of: for each row the index of its prompt.
-        rows: for each view the row of each record, -1 where it has none. Shape: (B,), or (B, K) for ranked lists.
+        input_ids: padded on the right. Shape: (R, T).
+        branch: 0 in the prompt, 1, 2, ... in its responses, -1 on padding. Shape: (R, T).
+        order: how many tokens come before in a branch's own sequence. Shape: (R, T).
+        positions: what the model is told of the order. Shape: (A, R, T).
+        contexts: the prompt of each row.
+        source: where in the flattened rows each response token is predicted. Shape: (N, L), into R * T.
+        target: which token it is. Shape: (N, L).
+        mask: 1 where a response has a token. Shape: (N, L).
+        spans: 1 on response tokens inside the record's spans. Shape: (N, L).
+        views: for each view the response of each record, -1 where it has none. Shape: (B,), or (B, K) for ranked
+            lists.
         numbers: ``weight``, ``strength``, ``margin``, ``difficulty``; NaN where a record has none (weight: 1).
             Shape of each: (B,).
         counted: False for fillers. Shape: (B,).
+        branches: whether any row holds several responses.
+        tokens: tokens that the language model reads, padding and fillers not counted.
     """
 
     input_ids: Tensor
-    mask: Tensor
-    tokenwise: dict[str, Tensor]
-    response: Tensor
-    spans: Tensor
+    branch: Tensor
+    order: Tensor
+    positions: Tensor
     contexts: list[Context]
-    context_of: list[int]
-    rows: dict[str, Tensor]
+    source: Tensor
+    target: Tensor
+    mask: Tensor
+    spans: Tensor
+    views: dict[str, Tensor]
     numbers: dict[str, Tensor]
     counted: Tensor
+    branches: bool
+    tokens: int
 
     @classmethod
-    def of(cls, records: Sequence[EncodedRecord], views: Sequence[str], pad: int) -> Batch:
+    def of(cls, records: Sequence[EncodedRecord], views: Sequence[str], pad: int, *, share: bool) -> Batch:
         """Lay encoded records out.
 
         Args:
             records: the micro-batch.
             views: in the order of the objective.
             pad: token that fills rows up; never seen by the model.
+            share: whether the responses to a prompt share its row.
         """
-        contexts = [context for record in records for context in record.contexts.values()]
-        index = {id(context): i for i, context in enumerate(contexts)}
-        content: list[tuple[Context, Response]] = []
-        places: dict[str, list[list[int]]] = {}
-        for view in views:
-            places[view] = [_append_rows(content, record, view) for record in records]
-        length = max(len(c.input_ids) + len(r.input_ids) for c, r in content)
+        rows: list[_Row] = []
+        index: dict[str, list[list[int]]] = {view: [] for view in views}
+        number = 0
+        for record in records:
+            own: dict[str, _Row] = {}
+            for view in views:
+                name, context = split_view(view)
+                have = record.responses.get(name, []) if context in record.contexts else []
+                index[view].append(list(range(number, number + len(have))))
+                for response in have:
+                    if context not in own or not share:
+                        own[context] = _Row(record.contexts[context], [], record.counted)
+                        rows.append(own[context])
+                    own[context].branches.append((number, response))
+                    number += 1
         return cls(
-            input_ids=_stack([torch.cat([c.input_ids, r.input_ids]) for c, r in content], length, pad),
-            mask=_stack([torch.ones(len(c.input_ids) + len(r.input_ids)).long() for c, r in content], length, 0),
-            tokenwise={key: _stack([c.tokenwise[key] for c, _ in content], length, 0) for key in contexts[0].tokenwise},
-            response=_stack([_after(c, torch.ones_like(r.input_ids)) for c, r in content], length, 0),
-            spans=_stack([_after(c, r.spans) for c, r in content], length, 0),
-            contexts=contexts,
-            context_of=[index[id(context)] for context, _ in content],
-            rows={view: _row_index(view, rows) for view, rows in places.items()},
+            **_lay_out(rows, pad),
+            contexts=[row.context for row in rows],
+            views={view: _index(view, found) for view, found in index.items()},
             numbers={name: _numbers(records, name) for name in NUMBERS},
             counted=torch.tensor([record.counted for record in records]),
+            branches=any(len(row.branches) > 1 for row in rows),
+            tokens=sum(len(row) for row in rows if row.counted),
         )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``; media go there when the model takes them."""
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor) else {k: v.to(device) for k, v in value.items()}
-            for name, value in vars(self).items()
-            if name not in ("contexts", "context_of")
-        }
-        return replace(self, **moved)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        groups = {name: {k: v.to(device) for k, v in getattr(self, name).items()} for name in ("views", "numbers")}
+        return replace(self, **moved, **groups)
+
+    def unshared(self) -> Batch:
+        """The same batch, whose rows have their pictures each to itself."""
+        return replace(self, contexts=[replace(context, media_key=object()) for context in self.contexts])
 
     @property
     def size(self) -> int:
         """Number of records, fillers included."""
         return len(self.counted)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that the language model reads, padding and fillers not counted."""
-        rows = torch.cat([rows[self.counted].flatten() for rows in self.rows.values()])
-        return int(self.mask[rows[rows >= 0]].sum())
-
     def present(self, view: str) -> Tensor:
         """Which records have the view and count. Shape: (B,)."""
-        rows = self.rows[view]
-        return (rows >= 0).reshape(self.size, -1).any(-1) & self.counted
+        return (self.views[view] >= 0).reshape(self.size, -1).any(-1) & self.counted
 
 
-def _append_rows(content: list, record: EncodedRecord, view: str) -> list[int]:
-    """Add the rows of one view of one record; their numbers, none where it lacks the view."""
-    name, context = split_view(view)
-    if context not in record.contexts or name not in record.responses:
-        return []
-    start = len(content)
-    content.extend((record.contexts[context], response) for response in record.responses[name])
-    return list(range(start, len(content)))
+@dataclass
+class _Row:
+    """A prompt and the numbered responses that share it."""
+
+    context: Context
+    branches: list[tuple[int, Response]]
+    counted: bool
+
+    def __len__(self) -> int:
+        return len(self.context.input_ids) + sum(len(response.input_ids) for _, response in self.branches)
 
 
-def _row_index(view: str, rows: list[list[int]]) -> Tensor:
+def _lay_out(rows: Sequence[_Row], pad: int) -> dict[str, Tensor]:
+    """The tensors of rows and responses."""
     width = max(map(len, rows))
-    index = torch.tensor([r + [-1] * (max(width, 1) - len(r)) for r in rows])
+    responses = [response for row in rows for _, response in row.branches]
+    longest = max(len(response.input_ids) for response in responses)
+    axes = len(rows[0].context.positions)
+    laid = {
+        "input_ids": torch.full((len(rows), width), pad),
+        "branch": torch.full((len(rows), width), -1),
+        "order": torch.zeros(len(rows), width, dtype=torch.long),
+        "positions": torch.zeros(axes, len(rows), width, dtype=torch.long),
+    }
+    scored = {name: torch.zeros(len(responses), longest, dtype=torch.long) for name in _SCORED}
+    for r, row in enumerate(rows):
+        prompt = len(row.context.input_ids)
+        _put(laid, r, 0, row.context.input_ids, 0, torch.arange(prompt), row.context.positions)
+        start = prompt
+        for number, (n, response) in enumerate(row.branches, 1):
+            length = len(response.input_ids)
+            steps = torch.arange(length)
+            _put(laid, r, start, response.input_ids, number, prompt + steps, row.context.next_position + steps)
+            before = r * width + torch.cat([torch.tensor([prompt - 1]), start + steps[:-1]])
+            for name, values in zip(_SCORED, (before, response.input_ids, 1, response.spans), strict=True):
+                scored[name][n, :length] = values
+            start += length
+    return {**laid, **scored}
+
+
+_SCORED = ("source", "target", "mask", "spans")
+
+
+def _put(laid: dict, row: int, start: int, ids: Tensor, branch: int, order: Tensor, positions: Tensor) -> None:
+    """Write one stretch of a row."""
+    place = slice(start, start + len(ids))
+    laid["input_ids"][row, place] = ids
+    laid["branch"][row, place] = branch
+    laid["order"][row, place] = order
+    laid["positions"][:, row, place] = positions
+
+
+def _index(view: str, found: list[list[int]]) -> Tensor:
+    width = max(1, *map(len, found))
+    index = torch.tensor([numbers + [-1] * (width - len(numbers)) for numbers in found])
     return index if split_view(view)[0] == "responses" else index[:, 0]
-
-
-def _after(context: Context, values: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(context.input_ids), values])
-
-
-def _stack(rows: list[Tensor], length: int, fill: int) -> Tensor:
-    stacked = rows[0].new_full((len(rows), length), fill)
-    for row, values in zip(stacked, rows, strict=True):
-        row[: len(values)] = values
-    return stacked
 
 
 def _numbers(records: Sequence[EncodedRecord], name: str) -> Tensor:

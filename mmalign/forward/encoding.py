@@ -74,7 +74,8 @@ class Encoder:
             raise InputError("video files are not read yet; give the frames as images", field="videos")
         messages = record.rejected_prompt if name == "rejected_prompt" else record.prompt
         field = "rejected_images" if name == "rejected_media" else "images"
-        return self.backbone.encode_prompt(messages, open_images(getattr(record, field), media_root, field))
+        names = getattr(record, field)
+        return self.backbone.encode_prompt(messages, open_images(names, media_root, field), media_key=tuple(names))
 
     def _responses(self, record: Record, name: str) -> list[Response]:
         if name == "responses":

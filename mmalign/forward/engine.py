@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mmalign.backbones import Backbone
 from mmalign.forward.batch import Batch
-from mmalign.forward.statistics import view_statistics
+from mmalign.forward.statistics import by_view, response_hidden
+from mmalign.forward.vocabulary import TILE, Other, score_tokens
 from mmalign.objectives import TokenStats
 
 Statistics = dict[str, TokenStats]
@@ -22,51 +23,137 @@ class Engine(nn.Module):
     """Policy and reference behind one ``forward``, so that DeepSpeed and DDP wrap what really runs.
 
     The reference is another model if one is given; else the policy with its adapter switched off where every
-    trainable weight is in the adapter, and a frozen copy otherwise, taken here, before training moves anything.
+    trainable weight is in the adapter, and a frozen copy otherwise, taken here, before training moves anything; what
+    never trains is not copied but shared.
 
     Args:
         backbone: the policy.
         reference: whether the objective needs a reference at all; without, none is kept.
         reference_model: a model of the same family to be the reference.
+        token_kl: measure KL(reference || policy) of each response token, with gradient to the policy.
+        entropy: measure the policy's entropy at each response token.
+        share_prefix: lay the responses to a prompt beside each other in one row, where the backbone can branch.
+        share_tower: run the tower once on a picture for all rows that show it and, where it never trains, for policy
+            and reference alike.
+        tile: numbers in a tile of logits.
     """
 
-    def __init__(self, backbone: Backbone, *, reference: bool, reference_model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        reference: bool,
+        reference_model: nn.Module | None = None,
+        token_kl: bool = False,
+        entropy: bool = False,
+        share_prefix: bool = True,
+        share_tower: bool = True,
+        tile: int = TILE,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.policy = backbone.model
         self.config = backbone.hf_model.config  # DeepSpeed reads the hidden size here
-        self.needs_reference = reference
+        self.needs_reference = reference or token_kl
+        self.token_kl, self.entropy, self.tile = token_kl, entropy, tile
+        self.share_prefix = share_prefix and backbone.can_branch
+        self.share_tower = share_tower
         self.frozen: nn.Module | None = None
-        if reference and reference_model is None and not only_adapter_trains(self.policy):
-            reference_model = copy.deepcopy(self.policy)
-        if reference and reference_model is not None:
+        if self.needs_reference and reference_model is None and not only_adapter_trains(self.policy):
+            reference_model = frozen_copy(backbone)
+        if self.needs_reference and reference_model is not None:
             self.frozen = reference_model.requires_grad_(False).eval()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Engine:
+        """Only what trains has dropout: never the reference, nor a tower that stays as it is."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.eval()
+        if _never_trains(self.backbone.tower):
+            self.backbone.tower.eval()
+        return self
 
     def forward(self, batch: Batch) -> tuple[Statistics, Statistics | None]:
-        """Statistics of the policy (with gradient) and of the reference (without; None where not needed)."""
-        policy = view_statistics(self.backbone, batch)
-        return policy, self.reference_statistics(batch) if self.needs_reference else None
+        """Statistics of the policy (with gradient) and of the reference (without; None where not needed).
+
+        The reference goes first: nothing of the policy's backward pass lies in memory then.
+        """
+        if not self.share_tower:
+            batch = batch.unshared()
+        with self._tower_once():
+            hidden = self._reference_hidden(batch) if self.needs_reference else None
+            reference = self._statistics_of_reference(batch, hidden) if hidden is not None else None
+            other = Other(hidden, self._reference_head) if self.token_kl else None
+            return self._statistics_of_policy(batch, other), reference
 
     @torch.no_grad()
     def reference_statistics(self, batch: Batch) -> Statistics:
         """Statistics of the reference alone."""
+        return self._statistics_of_reference(batch, self._reference_hidden(batch))
+
+    def _statistics_of_policy(self, batch: Batch, other: Other | None) -> Statistics:
+        hidden = response_hidden(self.backbone, batch)
+        scores = self._score(hidden, self.backbone.head, batch, entropy=self.entropy, other=other)
+        return by_view(batch, scores)
+
+    @torch.no_grad()
+    def _reference_hidden(self, batch: Batch) -> Tensor:
         with self._reference() as backbone:
-            return view_statistics(backbone, batch)
+            return response_hidden(backbone, batch)
+
+    @torch.no_grad()
+    def _statistics_of_reference(self, batch: Batch, hidden: Tensor) -> Statistics:
+        return by_view(batch, self._score(hidden, self._reference_head, batch))
+
+    @torch.no_grad()
+    def _reference_head(self, hidden: Tensor) -> Tensor:
+        if self.frozen is not None:
+            return self.backbone.around(self.frozen).head(hidden)
+        head = self.backbone.head
+        with self.policy.disable_adapter() if _has_adapter(head) else nullcontext():
+            return head(hidden)
+
+    def _score(self, hidden: Tensor, head: Any, batch: Batch, **wanted: Any) -> Any:
+        targets = batch.target[batch.mask.bool()]
+        vocabulary = self.backbone.decoder.config.vocab_size
+        return score_tokens(hidden, head, targets, tile=self.tile, vocabulary=vocabulary, **wanted)
 
     @contextmanager
     def _reference(self) -> Iterator[Backbone]:
-        backbone = copy.copy(self.backbone)
         if self.frozen is not None:
-            backbone.model = self.frozen.eval()  # train() on the engine reaches it too
-            yield backbone
+            yield self.backbone.around(self.frozen)
             return
         training = self.policy.training
         self.policy.eval()  # a reference has no dropout
         try:
             with self.policy.disable_adapter():
-                yield backbone
+                yield self.backbone
         finally:
-            self.policy.train(training)
+            self.train(training)
+
+    @contextmanager
+    def _tower_once(self) -> Iterator[None]:
+        """Inside, what the tower gave first is what it gives: policy and reference see the same pictures."""
+        tower, other = self.backbone.tower, self.frozen
+        same = other is None or self.backbone.around(other).tower is tower
+        if not (self.share_tower and self.needs_reference and same and _never_trains(tower)):
+            yield
+            return
+        run, before, output = tower.forward, vars(tower).get("forward"), []
+
+        def once(*arguments: Any, **options: Any) -> Any:
+            if not output:
+                output.append(run(*arguments, **options))
+            return output[0]
+
+        tower.forward = once
+        try:
+            yield
+        finally:
+            del tower.forward
+            if before is not None:
+                tower.forward = before
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Trainable weights by name: all that a checkpoint has to hold."""
@@ -103,3 +190,20 @@ def only_adapter_trains(model: nn.Module) -> bool:
     if not hasattr(model, "disable_adapter"):
         return False
     return all("lora_" in name or "modules_to_save" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def frozen_copy(backbone: Backbone) -> nn.Module:
+    """A copy of the model that training will not move; weights that never train are the same tensors."""
+    shared: dict[int, Any] = {id(weight): weight for weight in backbone.model.parameters() if not weight.requires_grad}
+    if _never_trains(backbone.tower):
+        shared[id(backbone.tower)] = backbone.tower
+    return copy.deepcopy(backbone.model, shared)
+
+
+def _never_trains(module: nn.Module) -> bool:
+    """Whether the module stays as it is, for policy and reference alike."""
+    return not _has_adapter(module) and not any(p.requires_grad for p in module.parameters())
+
+
+def _has_adapter(module: nn.Module) -> bool:
+    return any("lora_" in name or "modules_to_save" in name for name, _ in module.named_parameters())

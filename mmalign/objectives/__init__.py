@@ -31,7 +31,7 @@ NEEDS = frozenset({"reference", "token_kl", "spans", "prompt_logps", "ref_hidden
 class TokenStats:
     """What one model says of one view, token by token.
 
-    Shape: ``logps``, ``mask``, ``kl``, ``spans`` are (B, T); ``present`` is (B,). For the view ``responses``
+    Shape: ``logps``, ``mask``, ``kl``, ``spans``, ``entropy`` are (B, T); ``present`` is (B,). For the view ``responses``
     each has an axis K after B. ``logps`` is 0 where ``mask`` is 0. ``present`` is False for records that lack
     the view; their rows hold zeros.
     """
@@ -41,6 +41,7 @@ class TokenStats:
     present: Tensor
     kl: Tensor | None = None
     spans: Tensor | None = None
+    entropy: Tensor | None = None
 
     def sum(self, *, end_of_turn: bool = True) -> Tensor:
         """Log-probability of each whole response, or of all but its last token, the end of the turn. Shape: (B,)."""

@@ -92,6 +92,15 @@ class TrainOptions(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Trackers, such as tensorboard or wandb."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimisation steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: records have no columns."})
+    log_entropy: bool = field(default=False, metadata={"help": "Log the policy's entropy per response token, in nats."})
+    share_prefix: bool = field(
+        default=True,
+        metadata={"help": "Read a prompt once for all its responses, where the model allows; the loss is the same."},
+    )
+    share_tower: bool = field(
+        default=True,
+        metadata={"help": "Encode a picture once for all that needs it in a step; the loss is the same."},
+    )
     resume: bool = field(
         default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}
     )
@@ -162,7 +171,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
 
 
 def _check_needs(name: str, objective: Objective) -> None:
-    missing = objective.needs - {"reference"}
+    missing = objective.needs - {"reference", "token_kl", "spans"}
     if missing:
         raise InputError(f"{name} needs {', '.join(sorted(missing))}, which training does not supply")
 

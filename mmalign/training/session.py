@@ -76,7 +76,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     prepare(backbone, model_options)
     encoder = Encoder(backbone, tuple(objective.views))
     trainer = PreferenceTrainer(
-        Engine(backbone, reference="reference" in objective.needs, reference_model=other.model if other else None),
+        _engine(backbone, objective, options, other),
         objective,
         shuffle=data.shuffle,
         args=options,
@@ -145,6 +145,18 @@ def prepare(backbone: Backbone, options: ModelOptions) -> None:
             raise InputError(f"--lora_target_modules {' '.join(targets)}: {error}") from error
     if not any(p.requires_grad for p in backbone.model.parameters()):
         raise InputError("nothing is left to train; see --freeze and --lora")
+
+
+def _engine(backbone: Backbone, objective: Objective, options: TrainOptions, other: Backbone | None) -> Engine:
+    return Engine(
+        backbone,
+        reference="reference" in objective.needs,
+        reference_model=other.model if other else None,
+        token_kl="token_kl" in objective.needs,
+        entropy=options.log_entropy,
+        share_prefix=options.share_prefix,
+        share_tower=options.share_tower,
+    )
 
 
 def trainable_table(backbone: Backbone) -> str:

@@ -84,7 +84,8 @@ class PreferenceTrainer(Trainer):
         error = next((record for record in records if isinstance(record, InputError)), None)
         if error is not None:
             return error
-        return Batch.of(records, self.objective.views, self.model.backbone.pad_token_id)
+        engine = self.model
+        return Batch.of(records, self.objective.views, engine.backbone.pad_token_id, share=engine.share_prefix)
 
     @staticmethod
     def _usable(batch: Batch | InputError) -> Batch:
@@ -121,7 +122,7 @@ class PreferenceTrainer(Trainer):
         """Which records each term counts, fillers left out. Shape of each: (B,)."""
         counted = batch.counted.cpu()
         views = {
-            view: (rows >= 0).cpu() & counted.view(-1, *[1] * (rows.dim() - 1)) for view, rows in batch.rows.items()
+            view: (index >= 0).cpu() & counted.view(-1, *[1] * (index.dim() - 1)) for view, index in batch.views.items()
         }
         return counted_terms(self.objective, views, {name: values.cpu() for name, values in batch.numbers.items()})
 
@@ -153,6 +154,8 @@ class PreferenceTrainer(Trainer):
         for view, stats in policy.items():
             if stats.logps.dim() == 2:
                 sums.add(f"logps/{view}", stats.sum().detach(), stats.present)
+                if stats.entropy is not None:
+                    sums.add(f"entropy/{view}", stats.entropy.sum(-1) / stats.mask.sum(-1).clamp(min=1), stats.present)
 
     # ---- logging and evaluation --------------------------------------------------------------------------
 

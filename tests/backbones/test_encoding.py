@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mmalign import backbones
 from mmalign.records import InputError, assistant_message, user_message
@@ -81,6 +82,17 @@ def test_a_family_that_is_not_known_is_refused(tiny_model, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_5_vl"}))
-    with pytest.raises(InputError, match="'qwen2_5_vl' are not supported"):
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "vipllava"}))
+    with pytest.raises(InputError, match="'vipllava' are not supported"):
+        backbones.load(folder, device="cpu")
+
+
+def test_a_folder_without_some_weights_is_refused(tiny_model, tmp_path):
+    """transformers would fill in random ones, and go on."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    save_file({n: w for n, w in weights.items() if n != name}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="lacks 1 of the model's weights"):
         backbones.load(folder, device="cpu")

@@ -81,12 +81,10 @@ def test_hidden_tokens_keep_positions_and_equal_an_explicit_4d_mask(backbone):
     keep = np.random.default_rng(0).random(64) < 0.3
     job = Job(PROMPT, (picture(0),), keep=keep)
     contexts, rows = _generation._distinct_contexts(backbone, [job])
-    inputs, mask, positions = _generation._left_padded(backbone, contexts, rows, [[]], [job])
-    assert positions[0].tolist() == list(range(len(contexts[0].input_ids)))
+    input_ids, mask, positions = _generation._left_padded(backbone, contexts, rows, [[]], [job])
+    assert positions[0, 0].tolist() == list(range(len(contexts[0].input_ids)))
     with torch.no_grad():
-        logits, _ = _generation._step(
-            backbone, {**inputs, **backbone.media_inputs(contexts, rows)}, mask, positions, None
-        )
+        logits, _ = _generation._step(backbone, input_ids, mask, positions, None, backbone.image_features(contexts))
         ids = contexts[0].input_ids
         allowed = torch.ones(len(ids), len(ids)).tril().bool()
         image = (ids == backbone.image_token_id).nonzero()[:, 0]
@@ -94,7 +92,7 @@ def test_hidden_tokens_keep_positions_and_equal_an_explicit_4d_mask(backbone):
         allowed |= torch.eye(len(ids)).bool()  # a hidden token may see itself: nothing reads it
         additive = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None]
         plain = backbone.model(
-            input_ids=ids[None], **contexts[0].media, attention_mask=additive, position_ids=positions
+            input_ids=ids[None], **contexts[0].media, attention_mask=additive, position_ids=positions[0]
         ).logits[:, -1]
         full = backbone.model(input_ids=ids[None], **contexts[0].media).logits[:, -1]
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)

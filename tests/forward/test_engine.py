@@ -24,9 +24,9 @@ def records(pairs):
     return RecordFile(pairs)
 
 
-def batch_of(backbone, records, indices) -> Batch:
+def batch_of(backbone, records, indices, share=True) -> Batch:
     dataset = RecordDataset(records, Encoder(backbone, VIEWS))
-    return Batch.of([dataset[(i, True)] for i in indices], VIEWS, backbone.pad_token_id)
+    return Batch.of([dataset[(i, True)] for i in indices], VIEWS, backbone.pad_token_id, share=share)
 
 
 def oracle(backbone, records, index: int, view: str) -> torch.Tensor:
@@ -78,8 +78,8 @@ def test_a_record_counts_the_same_in_any_batch(backbone, records):
 
 def test_end_of_turn_is_scored_and_nothing_after_it(backbone, records):
     batch = batch_of(backbone, records, [0])
-    row = batch.rows["chosen"][0]
-    ids = batch.input_ids[row][batch.response[row].bool()].tolist()
+    number = batch.views["chosen"][0]
+    ids = batch.target[number][batch.mask[number].bool()].tolist()
     assert ids[-1] == backbone.tokenizer.eos_token_id
     text = backbone.tokenizer.decode(ids[:-1])
     assert text == records[0].chosen[0]["content"][0]["text"]
@@ -114,7 +114,7 @@ def test_theta_equal_to_reference_gives_log_2(backbone, records):
 def test_fillers_are_absent_and_missing_views_too(backbone, records):
     encoder = Encoder(backbone, VIEWS)
     whole, filler = (encoder(records[0], records.media_root, counted=c) for c in (True, False))
-    batch = Batch.of([whole, filler], VIEWS, backbone.pad_token_id)
+    batch = Batch.of([whole, filler], VIEWS, backbone.pad_token_id, share=True)
     statistics, _ = Engine(backbone, reference=False)(batch)
     assert statistics["chosen"].present.tolist() == [True, False]
 

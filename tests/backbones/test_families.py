@@ -1,0 +1,149 @@
+"""The contract that every family keeps, on a tiny random model with its real processor.
+
+What transformers computes for one conversation alone, whole logits and no batch, is the oracle of the plain layout; the
+plain layout is the oracle of the shared one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmalign import plugins
+from mmalign.backbones import Job
+from mmalign.forward import Batch, Encoder, Engine
+from mmalign.media import open_image
+from mmalign.records import Record, assistant_message, user_message
+from tests.families import FAMILIES, build
+
+VIEWS = ("chosen", "rejected", "chosen@rejected_media")
+BATCHES = {"one picture": [1], "several": [2], "mixed": [0, 1, 2, 3], "text only": [0]}
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def backbone(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, (width, height) in {"a": (60, 60), "b": (120, 50), "c": (40, 110), "d": (64, 64)}.items():
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def record(number: int) -> Record:
+    """Text, one picture, two, one: answers of uneven lengths, and other pictures to prefer these to."""
+    images = [(), ("a.png",), ("b.png", "c.png"), ("d.png",)][number]
+    other = [(), ("d.png",), ("c.png", "b.png"), ("a.png",)][number]
+    chosen = ["A red circle.", "There is a blue square.", "Red.", "A green triangle and a red one."][number]
+    rejected = ["No.", "A red circle and a green triangle.", "A blue square, a red circle.", "It is blue."][number]
+    return Record(
+        id=f"r{number}",
+        prompt=[user_message("What is here?"[: 10 + number], images=len(images))],
+        images=images,
+        rejected_images=other,
+        chosen=[assistant_message(chosen)],
+        rejected=[assistant_message(rejected)],
+    )
+
+
+def batch_of(backbone, folder, numbers, *, share) -> Batch:
+    encoder = Encoder(backbone, VIEWS)
+    encoded = [encoder(record(number), folder) for number in numbers]
+    return Batch.of(encoded, VIEWS, backbone.pad_token_id, share=share)
+
+
+def logps(backbone, batch) -> dict[str, torch.Tensor]:
+    policy, _ = Engine(backbone, reference=False)(batch)
+    return {view: stats.logps for view, stats in policy.items()}
+
+
+def oracle(backbone, folder, number: int, view: str) -> torch.Tensor:
+    """Log-probability of each response token, from transformers alone."""
+    one, processor = record(number), backbone.processor
+    name, _, context = view.partition("@")
+    pictures = [open_image(folder / file) for file in (one.rejected_images if context else one.images)]
+    template = {"tokenize": False, "add_generation_prompt": False}
+    whole = processor.apply_chat_template([*one.prompt, *getattr(one, name)], **template)
+    prompt = processor.apply_chat_template(list(one.prompt), **{**template, "add_generation_prompt": True})
+    inputs = processor(text=[whole], images=pictures or None, return_tensors="pt")
+    start = processor(text=[prompt], images=pictures or None, return_tensors="pt")["input_ids"].shape[1]
+    scores = backbone.model(**inputs).logits[0].log_softmax(-1)
+    ids = inputs["input_ids"][0]
+    return torch.stack([scores[t - 1, ids[t]] for t in range(start, len(ids))])
+
+
+def test_every_family_has_its_tiny_model():
+    assert set(plugins.names("mmalign.backbones")) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("numbers", BATCHES.values(), ids=BATCHES)
+def test_log_probabilities_equal_transformers_alone(backbone, folder, numbers):
+    batch = batch_of(backbone, folder, numbers, share=False)
+    for view, found in logps(backbone, batch).items():
+        for row, number in zip(found, numbers, strict=True):
+            if view == "chosen@rejected_media" and not record(number).rejected_images:
+                assert not row.any()
+                continue
+            expected = oracle(backbone, folder, number, view)
+            assert expected.sum() < -3
+            torch.testing.assert_close(row[: len(expected)], expected, rtol=1e-5, atol=1e-5)
+            assert not row[len(expected) :].any()
+
+
+@pytest.mark.parametrize("numbers", BATCHES.values(), ids=BATCHES)
+def test_shared_rows_equal_plain_rows(backbone, folder, numbers):
+    assert backbone.can_branch
+    weights = [w for w in backbone.model.parameters() if w.requires_grad]
+    found = []
+    for share in (False, True):
+        batch = batch_of(backbone, folder, numbers, share=share)
+        assert batch.branches == share
+        values = logps(backbone, batch)
+        loss = sum((i + 1) * (value * value).sum() for i, value in enumerate(values.values()))
+        found.append((values, torch.autograd.grad(loss, weights, allow_unused=True)))
+    (plain, expected), (shared, gradients) = found
+    for view in VIEWS:
+        torch.testing.assert_close(shared[view], plain[view], rtol=1e-5, atol=1e-5)
+    largest = max(g.abs().max() for g in expected if g is not None).item()
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_it_shows_when_branches_see_each_other_or_do_not_start_again(backbone, folder):
+    """Controls: what the parity test would catch."""
+    batch = batch_of(backbone, folder, [1, 2, 3], share=True)
+    right = logps(backbone, batch)["rejected"]
+    seeing = replace(batch, branch=torch.where(batch.branch > 0, 1, batch.branch))
+    assert (logps(backbone, seeing)["rejected"] - right).abs().max() > 0.01
+    step = torch.arange(batch.input_ids.shape[1]) - batch.order  # how far each token is moved back
+    going_on = replace(batch, positions=batch.positions + step * (batch.branch > 0))
+    assert (logps(backbone, going_on)["rejected"] - right).abs().max() > 0.01
+
+
+def test_the_pictures_matter(backbone, folder):
+    values = logps(backbone, batch_of(backbone, folder, [1, 2, 3], share=True))
+    assert (values["chosen"] - values["chosen@rejected_media"]).abs().max() > 0.01
+
+
+def test_what_it_writes_is_what_transformers_generates(backbone, folder):
+    """Greedy, in one batch of uneven prompts."""
+    jobs = [Job(r.prompt, tuple(open_image(folder / f) for f in r.images)) for r in map(record, range(4))]
+    written = backbone.generate(jobs, max_new_tokens=8)
+    for job, text in zip(jobs, written, strict=True):
+        prompt = backbone.template(job.messages, generation_prompt=True)
+        inputs = backbone.processor(text=[prompt], images=list(job.images) or None, return_tensors="pt")
+        ids = backbone.hf_model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, eos_token_id=sorted(backbone.end_token_ids)
+        )
+        start = inputs["input_ids"].shape[1]
+        assert text == backbone.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
