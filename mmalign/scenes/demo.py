@@ -59,9 +59,9 @@ class Demo:
 
     folder: Path
     seed: int = 0
-    pictures: int = 1500
+    pictures: int = 3000
     held_out: int = 60
-    test: int = 200
+    test: int = 300
     processes: int = 2
 
     def begin(self) -> None:
