@@ -39,9 +39,7 @@ def tokenizer(**special: str) -> Any:
     built.decoder = decoders.ByteLevel()
     marks = ["<pad>", "<|user|>", "<|assistant|>", "<|end|>", *special.values()]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=marks, initial_alphabet=alphabet, show_progress=False)
     built.train_from_iterator(WORDS * 4, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=built, eos_token="<|end|>", pad_token="<pad>", extra_special_tokens=special

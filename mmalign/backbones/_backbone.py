@@ -364,9 +364,7 @@ class Backbone:
         """What the language model's layers want to know of the images besides their tokens. Shape: is_image (R, T)."""
         return {}
 
-    def masks(
-        self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool
-    ) -> Tensor | dict[str, Tensor]:
+    def masks(self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool) -> Tensor | dict[str, Tensor]:
         """Who sees whom, for `run`; see `mmalign.forward.Batch` for the tensors.
 
         A token sees the prompt and its own branch, up to itself. Nobody sees padding, or a token hidden like it.
@@ -446,7 +444,9 @@ def _concatenated(parts: Sequence[Tensor]) -> Tensor:
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     padded = []
     for part in parts:
-        missing = [n for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for n in (0, want - size)]
+        missing = [
+            n for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for n in (0, want - size)
+        ]
         padded.append(nn.functional.pad(part, missing))
     return torch.cat(padded)
 

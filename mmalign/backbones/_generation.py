@@ -100,7 +100,9 @@ def generate(
             cache.batch_select_indices(rest)
         last = last + 1
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        logits, cache = _step(backbone, tokens[:, None], mask, last[None, :, None].expand(len(positions), -1, -1), cache)
+        logits, cache = _step(
+            backbone, tokens[:, None], mask, last[None, :, None].expand(len(positions), -1, -1), cache
+        )
     return [_decode_after(backbone, prefix, text) for prefix, text in zip(prefixes, written, strict=True)]
 
 

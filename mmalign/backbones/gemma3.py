@@ -15,9 +15,7 @@ from mmalign.backbones._backbone import Backbone
 class Gemma3(Backbone):
     """The masks differ."""
 
-    def masks(
-        self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool
-    ) -> Tensor | dict[str, Tensor]:
+    def masks(self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool) -> Tensor | dict[str, Tensor]:
         """As `Backbone.masks`, always of every pair: a plain causal mask would hide an image's end from its start."""
         return super().masks(input_ids, branch, order, whole=True)
 

@@ -75,8 +75,10 @@ def score_tokens(
     tiles = []
     for own, target, theirs in zip(hidden.split(rows), targets.split(rows), others, strict=True):
         arguments = (own, head, target, entropy, theirs, other_head)
-        # Not reentrant: DeepSpeed reduces a weight twice that two reentrant segments use.
-        tiles.append(checkpoint(_tile, *arguments, use_reentrant=False) if torch.is_grad_enabled() else _tile(*arguments))
+        if torch.is_grad_enabled():  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
+            tiles.append(checkpoint(_tile, *arguments, use_reentrant=False))
+        else:
+            tiles.append(_tile(*arguments))
     logps, entropies, kls = (None if part[0] is None else torch.cat(part) for part in zip(*tiles, strict=True))
     return Scores(logps, entropies, kls)
 

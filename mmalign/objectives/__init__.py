@@ -31,9 +31,9 @@ NEEDS = frozenset({"reference", "token_kl", "spans", "prompt_logps", "ref_hidden
 class TokenStats:
     """What one model says of one view, token by token.
 
-    Shape: ``logps``, ``mask``, ``kl``, ``spans``, ``entropy`` are (B, T); ``present`` is (B,). For the view ``responses``
-    each has an axis K after B. ``logps`` is 0 where ``mask`` is 0. ``present`` is False for records that lack
-    the view; their rows hold zeros.
+    Shape: ``logps``, ``mask``, ``kl``, ``spans``, ``entropy`` are (B, T); ``present`` is (B,). For the view
+    ``responses`` each has an axis K after B. ``logps`` is 0 where ``mask`` is 0. ``present`` is False for records that
+    lack the view; their rows hold zeros.
     """
 
     logps: Tensor
