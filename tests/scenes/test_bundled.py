@@ -56,7 +56,7 @@ def test_it_tells_what_came_first(right):
 
 def test_it_leans_on_habit(bundled):
     """Partners that are not there are claimed more often than other things that are not there."""
-    scenes = [sample_scene("test", 7, index) for index in range(60)]
+    scenes = [sample_scene("test", 7, index) for index in range(200)]
     pope = pope_items(scenes, [sample_scene("train", 7, index) for index in range(300)], seed=7)
     said = {split: share(items, answers(*bundled, items)) for split, items in pope.items()}
     assert said["adversarial"] < said["random"] - 0.01
