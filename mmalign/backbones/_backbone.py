@@ -301,6 +301,11 @@ class Backbone:
         """The vision tower, without projector."""
         return next(getattr(self.hf_model.model, name) for name in _TOWERS if hasattr(self.hf_model.model, name))
 
+    @property
+    def tower_parts(self) -> list[nn.Module]:
+        """What the tower runs through before any of the projector: the modules whose work can be shared."""
+        return [self.tower]
+
     def image_features(self, contexts: Sequence[Context]) -> list[Features | None]:
         """Run the tower once over the distinct images of ``contexts``; None where a context has no image."""
         distinct = {context.media_key: context for context in contexts if context.media}

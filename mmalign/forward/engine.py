@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -70,8 +70,8 @@ class Engine(nn.Module):
         super().train(mode)
         if self.frozen is not None:
             self.frozen.eval()
-        if _never_trains(self.backbone.tower):
-            self.backbone.tower.eval()
+        for part in frozen_tower(self.backbone):
+            part.eval()
         return self
 
     def forward(self, batch: Batch) -> tuple[Statistics, Statistics | None]:
@@ -135,25 +135,13 @@ class Engine(nn.Module):
     @contextmanager
     def _tower_once(self) -> Iterator[None]:
         """Inside, what the tower gave first is what it gives: policy and reference see the same pictures."""
-        tower, other = self.backbone.tower, self.frozen
-        same = other is None or self.backbone.around(other).tower is tower
-        if not (self.share_tower and self.needs_reference and same and _never_trains(tower)):
+        parts = frozen_tower(self.backbone) if self.share_tower and self.needs_reference else []
+        if self.frozen is not None and parts != self.backbone.around(self.frozen).tower_parts:
+            parts = []
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(_answers_again(part))
             yield
-            return
-        run, before, output = tower.forward, vars(tower).get("forward"), []
-
-        def once(*arguments: Any, **options: Any) -> Any:
-            if not output:
-                output.append(run(*arguments, **options))
-            return output[0]
-
-        tower.forward = once
-        try:
-            yield
-        finally:
-            del tower.forward
-            if before is not None:
-                tower.forward = before
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Trainable weights by name: all that a checkpoint has to hold."""
@@ -195,14 +183,34 @@ def only_adapter_trains(model: nn.Module) -> bool:
 def frozen_copy(backbone: Backbone) -> nn.Module:
     """A copy of the model that training will not move; weights that never train are the same tensors."""
     shared: dict[int, Any] = {id(weight): weight for weight in backbone.model.parameters() if not weight.requires_grad}
-    if _never_trains(backbone.tower):
-        shared[id(backbone.tower)] = backbone.tower
+    shared |= {id(part): part for part in frozen_tower(backbone)}
     return copy.deepcopy(backbone.model, shared)
 
 
-def _never_trains(module: nn.Module) -> bool:
-    """Whether the module stays as it is, for policy and reference alike."""
-    return not _has_adapter(module) and not any(p.requires_grad for p in module.parameters())
+def frozen_tower(backbone: Backbone) -> list[nn.Module]:
+    """The parts of the tower, where it stays as it is for policy and reference alike; else none."""
+    parts = backbone.tower_parts
+    trains = any(_has_adapter(part) or any(p.requires_grad for p in part.parameters()) for part in parts)
+    return [] if trains else parts
+
+
+@contextmanager
+def _answers_again(module: nn.Module) -> Iterator[None]:
+    """Inside, the module runs once, and answers a second call with what it gave the first."""
+    run, before, output = module.forward, vars(module).get("forward"), []
+
+    def once(*arguments: Any, **options: Any) -> Any:
+        if not output:
+            output.append(run(*arguments, **options))
+        return output[0]
+
+    module.forward = once
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def _has_adapter(module: nn.Module) -> bool:
