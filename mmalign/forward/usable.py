@@ -34,6 +34,8 @@ class Usable:
         if not self._counted(have, record_numbers(record).keys()):
             missing = ", ".join(view for view, count in have.items() if not count)
             raise InputError(f"{name} has nothing to learn from it: it lacks {missing or 'numbers'}")
+        if "spans" in self.objective.needs and not (record.chosen_spans or record.rejected_spans):
+            raise InputError(f"{name} rewards what lies inside spans, and the record has none", field="chosen_spans")
         contexts = {split_view(view)[1] for view in self.objective.views}
         for field, context in MEDIA_VIEWS.items():
             if getattr(record, field) and context not in contexts and field not in self.ignore:

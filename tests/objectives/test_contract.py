@@ -17,7 +17,7 @@ NAMES = plugins.names("mmalign.objectives")
 
 
 def test_objectives_were_found():
-    assert {"dpo", "sft"} <= set(NAMES)
+    assert {"dpo", "rdpo", "rrpo", "sft"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,11 +74,12 @@ class TestObjective:
         rows = list(range(batch)) if rows is None else rows
 
         def change(stats: TokenStats) -> TokenStats:
-            pad = torch.nn.functional.pad
             present = stats.present.clone()
             if absent is not None:
                 present[absent] = False
-            return TokenStats(pad(stats.logps, (0, padding))[rows], pad(stats.mask, (0, padding))[rows], present[rows])
+            tokenwise = {name: getattr(stats, name) for name in ("logps", "mask", "kl", "spans")}
+            longer = {name: torch.nn.functional.pad(values, (0, padding))[rows] for name, values in tokenwise.items()}
+            return TokenStats(present=present[rows], **longer)
 
         views = [
             {view: change(stats) for view, stats in random_views(objective.views, seed, batch).items()}

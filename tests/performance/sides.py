@@ -256,4 +256,3 @@ def _status(name: str) -> int:
     """A line of this process's /proc entry, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-
