@@ -27,7 +27,7 @@ def test_every_verb_has_help_with_an_example(verb):
 
 def test_named_verbs_list_their_plugins(capsys):
     assert cli.main(["train"]) == 0
-    assert "dpo, sft" in capsys.readouterr().out
+    assert "dpo, rdpo, rrpo, sft" in capsys.readouterr().out
 
 
 def test_unknown_verbs_and_plugins(capsys):

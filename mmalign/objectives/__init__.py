@@ -90,6 +90,13 @@ def load(name: str, **options: Any) -> Objective:
     return plugins.find_class(__name__, name)(**options)
 
 
+def with_sft(objective: Objective, weight: float) -> Objective:
+    """``objective`` with ``weight`` times the SFT loss of the chosen response beside it; itself for 0."""
+    from mmalign.objectives._with_sft import WithSFT
+
+    return WithSFT(objective, weight) if weight else objective
+
+
 def counted_terms(
     objective: Objective, views: Mapping[str, Tensor], numbers: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:

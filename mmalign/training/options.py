@@ -92,6 +92,10 @@ class TrainOptions(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Trackers, such as tensorboard or wandb."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimisation steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: records have no columns."})
+    sft_weight: float = field(
+        default=0.0,
+        metadata={"help": "Add so much of the chosen response's negative log-likelihood per token to any objective."},
+    )
     log_entropy: bool = field(default=False, metadata={"help": "Log the policy's entropy per response token, in nats."})
     share_prefix: bool = field(
         default=True,
@@ -162,6 +166,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
     try:
         options = flags.parse(parser, arguments)
         _check_needs(name, options[0])
+        _check_sft_weight(name, options[-1].sft_weight)
         _settle_evaluation(options[-2], options[-1])
         return options
     except InputError:
@@ -174,6 +179,13 @@ def _check_needs(name: str, objective: Objective) -> None:
     missing = objective.needs - {"reference", "token_kl", "spans"}
     if missing:
         raise InputError(f"{name} needs {', '.join(sorted(missing))}, which training does not supply")
+
+
+def _check_sft_weight(name: str, weight: float) -> None:
+    if weight < 0:
+        raise InputError(f"--sft_weight {weight:g} would make the chosen response less likely; 0 or more")
+    if weight and name == "sft":
+        raise InputError("--sft_weight adds to another objective what sft is; leave it out")
 
 
 def _settle_evaluation(data: DataOptions, options: TrainOptions) -> None:

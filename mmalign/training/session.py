@@ -17,7 +17,7 @@ import transformers
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
 from mmalign.forward import Encoder, Engine, RecordDataset, Usable
-from mmalign.objectives import Objective
+from mmalign.objectives import Objective, with_sft
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints
 from mmalign.training.metrics import MetricsFile
@@ -44,6 +44,7 @@ _MATHS = (
     "max_steps",
     "seed",
     "optim",
+    "sft_weight",
     "bf16",
     "fp16",
 )
@@ -59,6 +60,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         InputError: flags, records or media do not fit; or the output folder holds another run.
     """
     objective, model_options, data, options = parse(name, sys.argv[1:] if arguments is None else arguments)
+    trained = with_sft(objective, options.sft_weight)
     output = Path(options.output_dir)
     transformers.set_seed(options.seed)
     records = _records(data.data, data, objective)
@@ -74,10 +76,10 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         return output
     checkpoint = _resume(output, options)
     prepare(backbone, model_options)
-    encoder = Encoder(backbone, tuple(objective.views))
+    encoder = Encoder(backbone, tuple(trained.views))
     trainer = PreferenceTrainer(
         _engine(backbone, objective, options, other),
-        objective,
+        trained,
         shuffle=data.shuffle,
         args=options,
         train_dataset=RecordDataset(records, encoder),

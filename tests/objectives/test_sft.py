@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmalign.objectives import load
+from mmalign.objectives import load, with_sft
 from tests.objectives.helpers import numbers, random_views, stats
 
 
@@ -46,3 +46,21 @@ def test_gradient():
     loss(stats(logps, lengths)).sum().backward()
     expected = -stats(logps, lengths).mask / torch.tensor(lengths)[:, None]
     torch.testing.assert_close(logps.grad, expected)
+
+
+def test_beside_another_objective():
+    """--sft_weight: the objective's own terms and metrics, and this one."""
+    views = ("chosen", "rejected")
+    policy, reference = random_views(views, 1), random_views(views, 2)
+    dpo = load("dpo")
+    both = with_sft(dpo, 0.5)
+    assert both.views == views
+    assert both.needs == dpo.needs
+    expected, metrics = dpo(policy, reference, numbers(4))
+    terms, same = both(policy, reference, numbers(4))
+    assert set(terms) == {"dpo", "sft"}
+    torch.testing.assert_close(terms["dpo"].values, expected["dpo"].values)
+    lengths = policy["chosen"].mask.sum(-1)
+    torch.testing.assert_close(terms["sft"].values, -0.5 * policy["chosen"].logps.sum(-1) / lengths)
+    assert same.keys() == metrics.keys()
+    assert with_sft(dpo, 0.0) is dpo

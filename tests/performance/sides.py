@@ -115,7 +115,8 @@ def run_mmalign(backbone: Backbone, plan: Plan, objective: Any = None, **engine:
         run.note(**{f"reference_{view}": stats.sum() for view, stats in reference.items()})
 
     trainer.model.register_forward_hook(note)
-    _train(trainer, backbone, run)
+    frozen = trainer.model.frozen
+    _train(trainer, [backbone, *([backbone.around(frozen)] if frozen is not None else [])], run)
     return run
 
 
@@ -152,7 +153,8 @@ def run_trl(backbone: Backbone, plan: Plan) -> Run:
         return loss
 
     trainer._compute_loss = noted
-    _train(trainer, backbone, run)
+    reference = trainer.ref_model
+    _train(trainer, [backbone, *([backbone.around(reference)] if reference is not None else [])], run)
     return run
 
 
@@ -190,7 +192,7 @@ def _trl_row(record: Record, records: RecordFile) -> dict[str, Any]:
     }
 
 
-def _train(trainer: Any, backbone: Backbone, run: Run) -> None:
+def _train(trainer: Any, backbones: list[Backbone], run: Run) -> None:
     """Train, with the clock around each step."""
     from transformers import TrainerCallback
 
@@ -212,26 +214,33 @@ def _train(trainer: Any, backbone: Backbone, run: Run) -> None:
 
     trainer.training_step = noted
     trainer.add_callback(Clock())
-    _count(backbone, run)
+    _count(backbones, run)
     before = _reset_peak()
     trainer.train()
     run.peak = _peak() - before
 
 
-def _count(backbone: Backbone, run: Run) -> None:
-    """Count what goes through tower and language model."""
-    first = backbone.tower_parts[0]
-    look, read = first.forward, backbone.decoder.forward
+def _count(backbones: list[Backbone], run: Run) -> None:
+    """Count what goes through towers and language models."""
+    for backbone in backbones:
+        first = backbone.tower_parts[0]
+        if not hasattr(first.forward, "counted"):  # policy and reference may share it
+            first.forward = _counting(first.forward, run, "vision", lambda arguments, _: len(arguments[0]))
+        decoder = backbone.decoder
+        decoder.forward = _counting(decoder.forward, run, "tokens", lambda _, options: _places(options))
 
-    def pictures(pixels: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        run.vision += len(pixels)
-        return look(pixels, *arguments, **options)
 
-    def tokens(*arguments: Any, **options: Any) -> Any:
-        run.tokens += options["inputs_embeds"].shape[:2].numel()
-        return read(*arguments, **options)
+def _places(options: dict) -> int:
+    return options["inputs_embeds"].shape[:2].numel()
 
-    first.forward, backbone.decoder.forward = pictures, tokens
+
+def _counting(forward: Any, run: Run, name: str, size: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
+        setattr(run, name, getattr(run, name) + size(arguments, options))
+        return forward(*arguments, **options)
+
+    counted.counted = True
+    return counted
 
 
 def _settle() -> None:

@@ -141,6 +141,7 @@ def test_bad_records_are_named_and_not_a_stack_trace(tiny_model, pairs, tmp_path
         (["--model", "gone"], "gone"),
         (["--eval_strategy", "steps"], "needs --eval_data"),
         (["--label_smoothing_factor", "0.1"], "means nothing here"),
+        (["--sft_weight", "-1"], "less likely"),
     ],
 )
 def test_bad_flags(tiny_model, pairs, tmp_path, flags, expected):
