@@ -25,7 +25,7 @@ run mmalign.cli build bdhs --model "$output/base" --data "$output/data/train/cap
 
 # prefer what is there
 run mmalign.cli train dpo --model "$output/base" --data "$output/pairs.jsonl" --media_root "$output/data/train" \
-    --output_dir "$output/aligned" --config mmalign/scenes/demo.yaml --num_train_epochs 2 --eval_strategy no \
+    --output_dir "$output/aligned" --config mmalign/scenes/demo.yaml --eval_strategy no \
     --per_device_train_batch_size 8 --seed "$seed"
 
 # both answer about directories that neither has seen
