@@ -45,3 +45,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import write_pairs
 
     return write_pairs(tmp_path_factory.mktemp("pairs"), count=22, seed=0)
+
+
+@pytest.fixture(scope="session")
+def mixed_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `pairs`, but most records have no picture, and now and then a whole micro-batch has none."""
+    from tests.tiny import write_pairs
+
+    return write_pairs(tmp_path_factory.mktemp("mixed"), count=22, seed=1, pictures=(0, 0, 1, 0, 2, 0, 0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,13 @@ def write_moved(folder: Path, source: Path, seed: int) -> Path:
     return folder
 
 
-def write_pairs(folder: Path, count: int, seed: int) -> Path:
-    """Preference records with their pictures beside them."""
+def write_pairs(folder: Path, count: int, seed: int, pictures: Sequence[int] = (1, 2)) -> Path:
+    """Preference records with their pictures beside them, of which they have as many as ``pictures`` says in turn."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for i in range(count):
-        names = tuple(f"{i}-{k}.png" for k in range(1 + i % 2))
+        names = tuple(f"{i}-{k}.png" for k in range(pictures[i % len(pictures)]))
         for name in names:
             Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
         records.append(

@@ -64,6 +64,8 @@ def load(
         raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
     if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
         raise InputError(f"lacks {len(missing)} of the model's weights, {missing[0]} for one", file=path)
+    # Names are turned back on saving. Under ZeRO-3 transformers keeps renamings that this checkpoint had no use for.
+    model._weight_conversions = [c for c in getattr(model, "_weight_conversions", None) or () if c.was_used()] or None
     if adapter is not None:
         from peft import PeftModel
 

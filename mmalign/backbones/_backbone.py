@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmalign import runs
 from mmalign.backbones import _generation
-from mmalign.records import InputError, text_of
+from mmalign.records import InputError, text_of, user_message
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
 _MODEL_FILES = (
@@ -306,6 +306,11 @@ class Backbone:
         """What the tower runs through before any of the projector: the modules whose work can be shared."""
         return [self.tower]
 
+    @property
+    def sight_trains(self) -> bool:
+        """Whether any weight of tower or projector does."""
+        return any(p.requires_grad and self.part_of(name) != "language" for name, p in self.model.named_parameters())
+
     def image_features(self, contexts: Sequence[Context]) -> list[Features | None]:
         """Run the tower once over the distinct images of ``contexts``; None where a context has no image."""
         distinct = {context.media_key: context for context in contexts if context.media}
@@ -318,6 +323,11 @@ class Backbone:
         features = [Features(own, deep) for own, *deep in zip(tokens, *layers, strict=True)]
         by_key = dict(zip(distinct, features, strict=True))
         return [by_key.get(context.media_key) for context in contexts]
+
+    @cached_property
+    def blank(self) -> Context:
+        """A prompt with one small empty picture, for who has to look without having anything to look at."""
+        return self.encode_prompt([user_message("", images=1)], [Image.new("RGB", (32, 32))], media_key="blank")
 
     def merge_media(self, contexts: Sequence[Context]) -> dict[str, Tensor]:
         """One call's media inputs for several contexts, in order.
@@ -334,6 +344,7 @@ class Backbone:
         mask: Tensor | dict[str, Tensor],
         positions: Tensor,
         cache: Any = None,
+        unseen: Features | None = None,
     ) -> Any:
         """Run the language model over rows of tokens, the features of their images in the image tokens' places.
 
@@ -344,6 +355,7 @@ class Backbone:
                 (R, 1, T, T), boolean, by layer type where the model has several.
             positions: Shape: (A, R, T).
             cache: of an earlier call; a new one is filled if it is True.
+            unseen: features that stand in no row. They change nothing, but are part of what is computed.
 
         Returns:
             transformers' output, with ``last_hidden_state``, (R, T, H), and ``past_key_values``.
@@ -356,6 +368,8 @@ class Backbone:
         if present:
             tokens = torch.cat([f.tokens for f in present]).to(embeds.dtype)
             embeds = embeds.masked_scatter(is_image[..., None], tokens)
+        if unseen is not None:
+            embeds = embeds + 0 * sum(part.sum() for part in (unseen.tokens, *unseen.deepstack)).to(embeds.dtype)
         return self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,

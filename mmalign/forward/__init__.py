@@ -7,7 +7,16 @@ looks like is known to `batch` and `statistics` alone.
 
 from mmalign.forward.batch import Batch
 from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
-from mmalign.forward.engine import Engine
+from mmalign.forward.engine import Engine, only_adapter_trains, share_tower
 from mmalign.forward.usable import Usable
 
-__all__ = ["Batch", "EncodedRecord", "Encoder", "Engine", "RecordDataset", "Usable"]
+__all__ = [
+    "Batch",
+    "EncodedRecord",
+    "Encoder",
+    "Engine",
+    "RecordDataset",
+    "Usable",
+    "only_adapter_trains",
+    "share_tower",
+]

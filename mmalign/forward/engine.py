@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmalign.backbones import Backbone
 from mmalign.forward.batch import Batch
 from mmalign.forward.statistics import by_view, response_hidden
-from mmalign.forward.vocabulary import TILE, Other, score_tokens
+from mmalign.forward.vocabulary import TILE, Other, Scorer, tiles_for
 from mmalign.objectives import TokenStats
 
 Statistics = dict[str, TokenStats]
@@ -63,6 +63,8 @@ class Engine(nn.Module):
             reference_model = frozen_copy(backbone)
         if self.needs_reference and reference_model is not None:
             self.frozen = reference_model.requires_grad_(False).eval()
+        reference_head = backbone.around(self.frozen).head if self.frozen is not None else backbone.head
+        self.scorer, self.reference_scorer = Scorer(backbone.head, reference_head), Scorer(reference_head)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Engine:
@@ -94,7 +96,7 @@ class Engine(nn.Module):
 
     def _statistics_of_policy(self, batch: Batch, other: Other | None) -> Statistics:
         hidden = response_hidden(self.backbone, batch)
-        scores = self._score(hidden, self.backbone.head, batch, entropy=self.entropy, other=other)
+        scores = self._score(self.scorer, hidden, self.backbone.head, batch, entropy=self.entropy, other=other)
         return by_view(batch, scores)
 
     @torch.no_grad()
@@ -104,7 +106,7 @@ class Engine(nn.Module):
 
     @torch.no_grad()
     def _statistics_of_reference(self, batch: Batch, hidden: Tensor) -> Statistics:
-        return by_view(batch, self._score(hidden, self._reference_head, batch))
+        return by_view(batch, self._score(self.reference_scorer, hidden, self._reference_head, batch))
 
     @torch.no_grad()
     def _reference_head(self, hidden: Tensor) -> Tensor:
@@ -114,10 +116,11 @@ class Engine(nn.Module):
         with self.policy.disable_adapter() if _has_adapter(head) else nullcontext():
             return head(hidden)
 
-    def _score(self, hidden: Tensor, head: Any, batch: Batch, **wanted: Any) -> Any:
+    def _score(self, scorer: Scorer, hidden: Tensor, head: Any, batch: Batch, **wanted: Any) -> dict[str, Tensor]:
         targets = batch.target[batch.mask.bool()]
         vocabulary = self.backbone.decoder.config.vocab_size
-        return score_tokens(hidden, head, targets, tile=self.tile, vocabulary=vocabulary, **wanted)
+        tiles = tiles_for(len(targets), vocabulary, self.tile)
+        return scorer(hidden, head, targets, tiles=tiles, **wanted)
 
     @contextmanager
     def _reference(self) -> Iterator[Backbone]:
@@ -192,6 +195,14 @@ def frozen_tower(backbone: Backbone) -> list[nn.Module]:
     parts = backbone.tower_parts
     trains = any(_has_adapter(part) or any(p.requires_grad for p in part.parameters()) for part in parts)
     return [] if trains else parts
+
+
+def share_tower(policy: Backbone, reference: Backbone) -> Backbone:
+    """Put the policy's tower, where it never trains, in the place of the same tower of the reference; returns it."""
+    names = {id(module): name for name, module in policy.hf_model.named_modules()}
+    for part in frozen_tower(policy):
+        reference.hf_model.set_submodule(names[id(part)], part)
+    return reference
 
 
 @contextmanager

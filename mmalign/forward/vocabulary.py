@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
@@ -17,21 +17,6 @@ Head = Callable[[Tensor], Tensor]
 
 TILE = 64 * 2**20
 """Numbers in a tile of logits, 256 MiB in float32: (C, V) has about as many."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What is known of each token. Shape of each: (N,).
-
-    Attributes:
-        logps: log-probability of the target.
-        entropy: of the whole distribution, in nats; without gradient.
-        kl: KL(other || own) over the whole vocabulary, where another model was given.
-    """
-
-    logps: Tensor
-    entropy: Tensor | None = None
-    kl: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +32,51 @@ class Other:
     head: Head
 
 
+class Scorer(nn.Module):
+    """A model's projection to the vocabulary that answers with statistics.
+
+    A module, and not a function: where weights are spread over ranks (ZeRO-3), DeepSpeed gathers those of a module
+    before it runs and keeps them until it is done, forward and backward. So they come once for all tiles, and ranks
+    with different numbers of tiles do not wait for each other.
+
+    Args:
+        head: of the model; it stays where it is in it.
+        other_head: of the model that divergences are measured to, if that is another module.
+    """
+
+    def __init__(self, head: nn.Module, other_head: nn.Module | None = None) -> None:
+        super().__init__()
+        for module in {head, other_head} - {None}:
+            _gather_with(self, module)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        *,
+        entropy: bool = False,
+        other: Other | None = None,
+        tiles: int = 1,
+    ) -> dict[str, Tensor]:
+        """`score_tokens`, as a dictionary: DeepSpeed looks for tensors in those."""
+        return score_tokens(hidden, head, targets, entropy=entropy, other=other, tiles=tiles)
+
+
+def _gather_with(scorer: nn.Module, head: nn.Module) -> None:
+    """Tell DeepSpeed that ``scorer`` uses weights that belong to another module."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        for weight in head.parameters():
+            deepspeed.zero.register_external_parameter(scorer, weight)
+
+
 def score_tokens(
-    hidden: Tensor,
-    head: Head,
-    targets: Tensor,
-    *,
-    entropy: bool = False,
-    other: Other | None = None,
-    tile: int = TILE,
-    vocabulary: int,
-) -> Scores:
+    hidden: Tensor, head: Head, targets: Tensor, *, entropy: bool = False, other: Other | None = None, tiles: int = 1
+) -> dict[str, Tensor]:
     """Score tokens in tiles; the backward pass computes each tile's logits again.
 
     All arithmetic on logits is in float32, whatever the dtype of the model.
@@ -66,35 +86,41 @@ def score_tokens(
         targets: Shape: (N,).
         entropy: whether to measure it too.
         other: whether, and to which model, to measure the divergence.
-        tile: numbers in a tile of logits.
-        vocabulary: V.
+        tiles: into how many the tokens are cut; see `tiles_for`.
+
+    Returns:
+        ``logps``, log-probabilities of the targets; ``entropy`` of the whole distributions, in nats, without gradient;
+        ``kl``, KL(other || own) over the whole vocabulary. Shape of each: (N,).
     """
-    rows = max(1, tile // vocabulary)
-    others = other.hidden.split(rows) if other is not None else [None] * -(-len(hidden) // rows)
+    others = other.hidden.tensor_split(tiles) if other is not None else [None] * tiles
     other_head = other.head if other is not None else None
-    tiles = []
-    for own, target, theirs in zip(hidden.split(rows), targets.split(rows), others, strict=True):
+    scored = []
+    for own, target, theirs in zip(hidden.tensor_split(tiles), targets.tensor_split(tiles), others, strict=True):
         arguments = (own, head, target, entropy, theirs, other_head)
         if torch.is_grad_enabled():  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
-            tiles.append(checkpoint(_tile, *arguments, use_reentrant=False))
+            scored.append(checkpoint(_tile, *arguments, use_reentrant=False))
         else:
-            tiles.append(_tile(*arguments))
-    logps, entropies, kls = (None if part[0] is None else torch.cat(part) for part in zip(*tiles, strict=True))
-    return Scores(logps, entropies, kls)
+            scored.append(_tile(*arguments))
+    return {name: torch.cat([each[name] for each in scored]) for name in scored[0]}
+
+
+def tiles_for(tokens: int, vocabulary: int, tile: int = TILE) -> int:
+    """How many tiles of about ``tile`` numbers so many tokens need."""
+    return max(1, -(-tokens * vocabulary // tile))
 
 
 def _tile(
     hidden: Tensor, head: Head, targets: Tensor, entropy: bool, other: Tensor | None, other_head: Head | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> dict[str, Tensor]:
     """Statistics of one tile of tokens. Shape of each: (C,)."""
     logits = head(hidden).float()
     total = logits.logsumexp(-1)
-    logps = logits.gather(-1, targets[:, None])[:, 0] - total
-    return (
-        logps,
-        token_entropy(logits.detach(), total.detach()) if entropy else None,
-        token_kl(logits, total, other_head(other).float()) if other is not None else None,
-    )
+    scores = {"logps": logits.gather(-1, targets[:, None])[:, 0] - total}
+    if entropy:
+        scores["entropy"] = token_entropy(logits.detach(), total.detach())
+    if other is not None:
+        scores["kl"] = token_kl(logits, total, other_head(other).float())
+    return scores
 
 
 def token_entropy(logits: Tensor, total: Tensor) -> Tensor:

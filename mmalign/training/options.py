@@ -122,6 +122,12 @@ class TrainOptions(TrainingArguments):
             if getattr(self, flag, None):
                 raise InputError(f"--{flag} means nothing here: {advice}")
 
+    @property
+    def zero3(self) -> bool:
+        """Whether DeepSpeed spreads the weights over the ranks."""
+        plugin = getattr(self, "deepspeed_plugin", None)
+        return plugin is not None and plugin.zero_stage == 3
+
 
 def under_launcher() -> bool:
     """Whether a launcher (deepspeed, torchrun) started this process."""

@@ -16,7 +16,7 @@ import transformers
 
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, RecordDataset, Usable
+from mmalign.forward import Encoder, Engine, RecordDataset, Usable, only_adapter_trains, share_tower
 from mmalign.objectives import Objective, with_sft
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints
@@ -76,6 +76,8 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         return output
     checkpoint = _resume(output, options)
     prepare(backbone, model_options)
+    if other is None and "reference" in objective.needs and options.zero3 and not only_adapter_trains(backbone.model):
+        other = share_tower(backbone, _load(model_options.model, model_options, options))  # no copy of spread weights
     encoder = Encoder(backbone, tuple(trained.views))
     trainer = PreferenceTrainer(
         _engine(backbone, objective, options, other),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mmalign.training import metrics
 from tests.conftest import REPOSITORY
@@ -14,10 +16,26 @@ FLAGS = (
 )  # fmt: skip
 
 
+ZERO3 = {
+    "weights": ("--learning_rate", "3e-4"),
+    "adapter": ("--lora", "true", "--learning_rate", "3e-3"),
+    "adapter on the head too": (
+        "--lora",
+        "true",
+        "--learning_rate",
+        "3e-3",
+        "--lora_target_modules",
+        "q_proj",
+        "lm_head",
+    ),
+}
+
+
 def flags(moved_model, tiny_model, pairs, output, per_device: int, accumulation: int = 1) -> list:
-    """A full fine-tuning run whose policy has left its reference from the first step on."""
+    """A full fine-tuning run whose policy has left its reference, where that is another, from the first step on."""
+    reference = [] if tiny_model is None else ["--reference", tiny_model]
     return [
-        "--model", moved_model, "--reference", tiny_model, "--data", pairs, "--eval_data", pairs,
+        "--model", moved_model, *reference, "--data", pairs, "--eval_data", pairs,
         "--output_dir", output, "--per_device_train_batch_size", per_device,
         "--per_device_eval_batch_size", "3", "--gradient_accumulation_steps", accumulation, *FLAGS,
     ]  # fmt: skip
@@ -68,3 +86,21 @@ def test_two_processes_with_an_adapter(moved_model, tiny_model, pairs, tmp_path)
     losses = [row["loss"] for row in expected if "loss" in row]
     assert abs(losses[9] - losses[0]) > 0.01
     assert_same(metrics.read(two), expected)
+
+
+@pytest.mark.parametrize("extra", ZERO3.values(), ids=ZERO3)
+def test_two_processes_with_spread_weights(moved_model, mixed_pairs, tmp_path, extra):
+    """ZeRO-3 on text and pictures: nobody waits for a rank that has none, and the reference is spread too."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_command("train", "dpo", *flags(moved_model, None, mixed_pairs, one, 4), *extra)
+    script = REPOSITORY / "train" / "dpo.py"
+    run_deepspeed(2, script, "--deepspeed", "zero3", *flags(moved_model, None, mixed_pairs, two, 2), *extra)
+    expected = metrics.read(one)
+    losses = [row["loss"] for row in expected if "loss" in row]
+    assert abs(losses[9] - losses[0]) > 0.01
+    assert_same(metrics.read(two), expected)
+    files = [next(folder.glob("*.safetensors")) for folder in (one, two)]
+    first, second = (load_file(file) for file in files)
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, rtol=1e-3, atol=1e-4)
