@@ -75,6 +75,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
         return output
     checkpoint = _resume(output, options)
+    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
     prepare(backbone, model_options)
     if other is None and "reference" in objective.needs and options.zero3 and not only_adapter_trains(backbone.model):
         other = share_tower(backbone, _load(model_options.model, model_options, options))  # no copy of spread weights
