@@ -213,8 +213,8 @@ def _lead(summary: dict[str, Any]) -> str:
     became = "less" if after < before else "no less"
     return (
         "A tiny vision-language model describes drawings. It leans on what usually appears together, and so it names "
-        f"things that are not there: {before:.1%} of all that it names. After DPO on pairs that it built itself with "
-        f"BDHS it does so {became}: {after:.1%}."
+        f"things that are not there: {before:.1%} of all that it names. After DPO, with an SFT term, on pairs that it "
+        f"built itself with BDHS it does so {became}: {after:.1%}."
     )
 
 
