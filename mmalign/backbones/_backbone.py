@@ -92,6 +92,10 @@ class Response:
     input_ids: Tensor
     spans: Tensor
 
+    def first(self, count: int) -> Response:
+        """Its first tokens only."""
+        return Response(self.input_ids[:count], self.spans[:count])
+
 
 class Backbone:
     """A vision-language model, its processor, and how its family wants to be spoken to.
@@ -107,6 +111,7 @@ class Backbone:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.sources = tuple(str(source) for source in sources)
+        self.embeds_need_grad = False  # set where activations are recomputed in reentrant segments
         if getattr(processor, "chat_template", None) is None:
             raise InputError("the processor has no chat template", file=self.sources[0] if sources else None)
 
@@ -370,6 +375,8 @@ class Backbone:
             embeds = embeds.masked_scatter(is_image[..., None], tokens)
         if unseen is not None:
             embeds = embeds + 0 * sum(part.sum() for part in (unseen.tokens, *unseen.deepstack)).to(embeds.dtype)
+        if self.embeds_need_grad and torch.is_grad_enabled() and not embeds.requires_grad:
+            embeds.requires_grad_()
         return self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,

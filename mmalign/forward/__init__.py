@@ -5,12 +5,13 @@
 looks like is known to `batch` and `statistics` alone.
 """
 
-from mmalign.forward.batch import Batch
+from mmalign.forward.batch import FATES, Batch
 from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
 from mmalign.forward.engine import Engine, only_adapter_trains, share_tower
 from mmalign.forward.usable import Usable
 
 __all__ = [
+    "FATES",
     "Batch",
     "EncodedRecord",
     "Encoder",

@@ -15,6 +15,9 @@ from torch import Tensor
 from mmalign.backbones import Context, Response
 from mmalign.forward.encoding import NUMBERS, EncodedRecord, split_view
 
+FATES = ("shortened", "dropped")
+"""What may become of records that are too long."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -40,6 +43,7 @@ class Batch:
         counted: False for fillers. Shape: (B,).
         branches: whether any row holds several responses.
         tokens: tokens that the language model reads, padding and fillers not counted.
+        fates: how many records were shortened, and how many dropped, for being too long.
     """
 
     input_ids: Tensor
@@ -56,6 +60,7 @@ class Batch:
     counted: Tensor
     branches: bool
     tokens: int
+    fates: dict[str, int]
 
     @classmethod
     def of(cls, records: Sequence[EncodedRecord], views: Sequence[str], pad: int, *, share: bool) -> Batch:
@@ -90,6 +95,7 @@ class Batch:
             counted=torch.tensor([record.counted for record in records]),
             branches=any(len(row.branches) > 1 for row in rows),
             tokens=sum(len(row) for row in rows if row.counted),
+            fates={fate: sum(record.fate == fate for record in records) for fate in FATES},
         )
 
     def to(self, device: torch.device | str) -> Batch:

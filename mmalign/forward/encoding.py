@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from mmalign.backbones import Backbone, Context, Response
 from mmalign.media import open_image
-from mmalign.records import InputError, Record, RecordFile, media_path
+from mmalign.records import InputError, Record, RecordFile, assistant_message, media_path, user_message
 
 RESPONSES = ("chosen", "rejected", "gold", "responses")
 CONTEXTS = ("", "rejected_media", "rejected_prompt")
@@ -25,13 +26,22 @@ class EncodedRecord:
         contexts: the prompts that the views stand in, by context name (``""``: the record's own).
         responses: the responses by name; a list of K for ``responses``, one otherwise.
         numbers: the record's own numbers, by name; those it lacks are left out.
-        counted: False for a filler that evens out the last step: it runs but adds to no sum.
+        counted: False for a filler: it runs but adds to no sum. It evens out the last step, or stands in the place of a
+            record that was too long.
+        fate: ``shortened`` or ``dropped``, if the record was too long.
     """
 
     contexts: dict[str, Context]
     responses: dict[str, list[Response]]
     numbers: dict[str, float]
     counted: bool = True
+    fate: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest prompt with the longest response. They need not meet in a view, so that is a bound."""
+        responses = (response for several in self.responses.values() for response in several)
+        return max(len(c.input_ids) for c in self.contexts.values()) + max(len(r.input_ids) for r in responses)
 
 
 def split_view(view: str) -> tuple[str, str]:
@@ -50,16 +60,21 @@ class Encoder:
         backbone: whose template, tokenizer and image processor are used.
         views: what the objective scores. A view that a record lacks is left out of its `EncodedRecord`, as long
             as there is another that it has.
+        max_length: most tokens of a prompt, media included, with one response; None for no limit.
+        too_long: what happens to a record beyond it: ``shorten`` cuts the ends of its responses off, never its prompt
+            or media, and drops it where these alone leave no room; ``drop`` puts a filler in its place; ``error``.
     """
 
     backbone: Backbone
     views: tuple[str, ...]
+    max_length: int | None = None
+    too_long: str = "error"
 
     def __call__(self, record: Record, media_root, *, counted: bool = True) -> EncodedRecord:
         """Encode one record.
 
         Raises:
-            InputError: a picture cannot be opened, or the record has none of the views.
+            InputError: a picture cannot be opened, the record has none of the views, or is too long.
         """
         wanted = [split_view(view) for view in self.views]
         usable = [(r, c) for r, c in wanted if getattr(record, r) and has_context(record, c)]
@@ -67,7 +82,33 @@ class Encoder:
             raise InputError(f"has none of {', '.join(self.views)}, which the objective needs")
         contexts = {name: self._context(record, name, media_root) for name in {c for _, c in usable}}
         responses = {name: self._responses(record, name) for name in {r for r, _ in usable}}
-        return EncodedRecord(contexts, responses, record_numbers(record), counted)
+        return self._fitted(EncodedRecord(contexts, responses, record_numbers(record), counted))
+
+    def _fitted(self, record: EncodedRecord) -> EncodedRecord:
+        """The record, or what becomes of it if it is too long."""
+        if self.max_length is None or record.length <= self.max_length:
+            return record
+        if self.too_long == "error":
+            raise InputError(
+                f"is {record.length} tokens long, more than --max_length {self.max_length}: "
+                "say --too_long shorten or drop, or leave it out"
+            )
+        room = self.max_length - max(len(context.input_ids) for context in record.contexts.values())
+        if self.too_long == "drop" or room < 1:
+            return replace(self.filler, fate="dropped" if record.counted else "")
+        cut = {name: [r.first(room) for r in several] for name, several in record.responses.items()}
+        return replace(record, responses=cut, fate="shortened" if record.counted else "")
+
+    @cached_property
+    def filler(self) -> EncodedRecord:
+        """The shortest record with all views: it keeps a place that nothing else can take."""
+        prompt = [user_message("")]
+        context, response = (
+            self.backbone.encode_prompt(prompt),
+            self.backbone.encode_response(prompt, [assistant_message(".")]),
+        )
+        names = [split_view(view) for view in self.views]
+        return EncodedRecord({c: context for _, c in names}, {r: [response] for r, _ in names}, {}, counted=False)
 
     def _context(self, record: Record, name: str, media_root) -> Context:
         if record.videos:

@@ -164,12 +164,22 @@ class Engine(nn.Module):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **_: Any) -> None:
-        """Recompute activations in the backward pass.
+        """Recompute the language model's activations in the backward pass.
 
-        Non-reentrant, since a weight that two reentrant segments use is reduced twice by DeepSpeed.
+        Non-reentrant, but for frozen weights under ZeRO-3, which would be spread again by then; DeepSpeed gathers them
+        for a reentrant segment. Such a segment has a gradient only if what goes into it has one.
         """
-        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        self.backbone.hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        from transformers.integrations import is_deepspeed_zero3_enabled
+
+        decoder = self.backbone.decoder
+        reentrant = is_deepspeed_zero3_enabled() and not all(p.requires_grad for p in decoder.parameters())
+        options = {"use_reentrant": reentrant, **(gradient_checkpointing_kwargs or {})}
+        self.backbone.embeds_need_grad = options["use_reentrant"]
+        decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+    def checkpoint_tower(self) -> None:
+        """Recompute the tower's activations in the backward pass."""
+        self.backbone.tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **_: Any) -> None:
         """The same by the name that transformers gives it since 5.20."""

@@ -31,6 +31,7 @@ _MEANINGLESS = {
 """Flags of transformers that this trainer could only ignore, and why."""
 
 PARTS = ("tower", "projector", "language")
+TOO_LONG = ("shorten", "drop", "error")
 
 
 @dataclass
@@ -75,10 +76,26 @@ class DataOptions:
         default=None, metadata={"help": "Folder that media paths start from (default: the record file's own)."}
     )
     shuffle: bool = field(default=True, metadata={"help": "Draw a new order each epoch; else the file's order."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a prompt, media included, with one response (default: any)."}
+    )
+    too_long: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to longer records: shorten (the responses, never prompt or media), drop, or error. "
+            "Both are counted and logged."
+        },
+    )
     ignore: list[str] = field(
         default_factory=list,
         metadata={"help": "Media columns of the records, such as rejected_images, that may go unused."},
     )
+
+    def __post_init__(self) -> None:
+        if self.too_long not in TOO_LONG:
+            raise InputError(f"--too_long {self.too_long}: one of {', '.join(TOO_LONG)}")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"--max_length {self.max_length}: at least 1")
 
 
 @dataclass
@@ -92,6 +109,16 @@ class TrainOptions(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Trackers, such as tensorboard or wandb."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimisation steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Not used: records have no columns."})
+    tower_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the tower, if it trains (default: learning_rate)."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the projector (default: learning_rate)."}
+    )
+    tower_checkpointing: bool = field(
+        default=False,
+        metadata={"help": "Recompute the tower's activations too; gradient_checkpointing is the language model's."},
+    )
     sft_weight: float = field(
         default=0.0,
         metadata={"help": "Add so much of the chosen response's negative log-likelihood per token to any objective."},
@@ -121,6 +148,11 @@ class TrainOptions(TrainingArguments):
         for flag, advice in _MEANINGLESS.items():
             if getattr(self, flag, None):
                 raise InputError(f"--{flag} means nothing here: {advice}")
+
+    def rate_of(self, part: str) -> float:
+        """Peak learning rate of ``tower``, ``projector`` or ``language``."""
+        own = getattr(self, f"{part}_learning_rate", None)
+        return self.learning_rate if own is None else own
 
     @property
     def zero3(self) -> bool:

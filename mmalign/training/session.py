@@ -21,7 +21,7 @@ from mmalign.objectives import Objective, with_sft
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints
 from mmalign.training.metrics import MetricsFile
-from mmalign.training.options import DataOptions, ModelOptions, TrainOptions, parse
+from mmalign.training.options import PARTS, DataOptions, ModelOptions, TrainOptions, parse
 from mmalign.training.trainer import PreferenceTrainer
 
 IDENTITY = "training.json"
@@ -45,6 +45,8 @@ _MATHS = (
     "seed",
     "optim",
     "sft_weight",
+    "tower_learning_rate",
+    "projector_learning_rate",
     "bf16",
     "fp16",
 )
@@ -79,7 +81,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     prepare(backbone, model_options)
     if other is None and "reference" in objective.needs and options.zero3 and not only_adapter_trains(backbone.model):
         other = share_tower(backbone, _load(model_options.model, model_options, options))  # no copy of spread weights
-    encoder = Encoder(backbone, tuple(trained.views))
+    encoder = Encoder(backbone, tuple(trained.views), data.max_length, data.too_long)
     trainer = PreferenceTrainer(
         _engine(backbone, objective, options, other),
         trained,
@@ -91,7 +93,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     trainer.add_callback(MetricsFile(output))
     if trainer.is_world_process_zero():
         _write_identity(output, {**identity, "finished": False})
-        print(f"{len(records)} records, {trainable_table(backbone)}")
+        print(f"{len(records)} records\n{trainable_table(backbone, options)}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
@@ -153,7 +155,7 @@ def prepare(backbone: Backbone, options: ModelOptions) -> None:
 
 
 def _engine(backbone: Backbone, objective: Objective, options: TrainOptions, other: Backbone | None) -> Engine:
-    return Engine(
+    engine = Engine(
         backbone,
         reference="reference" in objective.needs,
         reference_model=other.model if other else None,
@@ -162,17 +164,23 @@ def _engine(backbone: Backbone, objective: Objective, options: TrainOptions, oth
         share_prefix=options.share_prefix,
         share_tower=options.share_tower,
     )
+    if options.tower_checkpointing:
+        engine.checkpoint_tower()
+    return engine
 
 
-def trainable_table(backbone: Backbone) -> str:
-    """Trainable weights of each part, in one line."""
-    counts: dict[str, list[int]] = {}
+def trainable_table(backbone: Backbone, options: TrainOptions) -> str:
+    """Weights of each part, how many of them train, and how fast."""
+    counts = {part: [0, 0] for part in PARTS}
     for name, parameter in backbone.model.named_parameters():
-        part = counts.setdefault(backbone.part_of(name), [0, 0])
         size = getattr(parameter, "ds_numel", parameter.numel())
-        part[0] += size if parameter.requires_grad else 0
-        part[1] += size
-    return "trainable weights: " + ", ".join(f"{part} {a:,} of {b:,}" for part, (a, b) in counts.items())
+        counts[backbone.part_of(name)][0] += size
+        counts[backbone.part_of(name)][1] += size if parameter.requires_grad else 0
+    rows = [f"{'part':<10}{'weights':>16}{'trainable':>16}{'learning rate':>16}"]
+    for part, (weights, trainable) in counts.items():
+        rate = f"{options.rate_of(part):g}" if trainable else "-"
+        rows.append(f"{part:<10}{weights:>16,}{trainable:>16,}{rate:>16}")
+    return "\n".join(rows)
 
 
 def _records(path: str, data: DataOptions, objective: Objective) -> RecordFile:
@@ -219,6 +227,8 @@ def _identity(
         "data": data.data,
         "data_fingerprint": runs.fingerprint(Path(data.data)),
         "shuffle": data.shuffle,
+        "max_length": data.max_length,
+        "too_long": data.too_long,
         "batch_size": batch,
         "training": {key: _plain(getattr(options, key)) for key in _MATHS},
     }

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from mmalign.forward import Batch, Engine, RecordDataset
+from mmalign.forward import FATES, Batch, Engine, RecordDataset
 from mmalign.objectives import Objective, counted_terms
 from mmalign.records import InputError
 from mmalign.training import checkpoints
+from mmalign.training.options import PARTS
 from mmalign.training.order import EpochOrder, OrderedLoader
 
 
@@ -62,6 +63,7 @@ class PreferenceTrainer(Trainer):
         self.shuffle = shuffle
         self.window = Sums()
         self.window_tokens = 0
+        self.fates = dict.fromkeys(FATES, 0)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the true counts itself
 
     # ---- data --------------------------------------------------------------------------------------------
@@ -98,6 +100,28 @@ class PreferenceTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Batch) -> int:
         return 0  # transformers' estimate is for one row of plain text
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Parts of the model may have learning rates of their own."""
+        if self.optimizer is None and any(self.args.rate_of(part) != self.args.learning_rate for part in PARTS):
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(self._groups(), **options)
+        return super().create_optimizer()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Trainable weights by part, and by whether they decay."""
+        decay, groups = set(self.get_decay_parameter_names(self.model)), {}
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                groups.setdefault((self.model.backbone.part_of(name), name in decay), []).append(weight)
+        return [
+            {
+                "params": weights,
+                "lr": self.args.rate_of(part),
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            for (part, decays), weights in groups.items()
+        ]
 
     # ---- the step ----------------------------------------------------------------------------------------
 
@@ -144,6 +168,8 @@ class PreferenceTrainer(Trainer):
             raise InputError(f"loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rate")
         self._observe(self.window, inputs, policy, terms, metrics)
         self.window_tokens += inputs.tokens
+        for fate, count in inputs.fates.items():
+            self.fates[fate] += count
         return loss * self.args.world_size
 
     def _observe(self, sums: Sums, batch: Batch, policy: Mapping, terms: Mapping, metrics: Mapping) -> None:
@@ -168,6 +194,11 @@ class PreferenceTrainer(Trainer):
             self.state.num_input_tokens_seen += int(self.accelerator.reduce(tokens, "sum"))
             logs["tokens"] = self.state.num_input_tokens_seen
             self.window_tokens = 0
+            counts = torch.tensor(list(self.fates.values()), device=self.args.device)
+            for fate, count in zip(self.fates, self.accelerator.reduce(counts, "sum").tolist(), strict=True):
+                if count:
+                    logs[f"records/{fate}"] = count
+            self.fates = dict.fromkeys(FATES, 0)
         super().log(logs, start_time)
 
     @torch.no_grad()
