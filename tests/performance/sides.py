@@ -198,11 +198,11 @@ def _train(trainer: Any, backbones: list[Backbone], run: Run) -> None:
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            _settle()
+            settle()
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            _settle()
+            settle()
             run.seconds.append(time.perf_counter() - self.start)
 
     step = trainer.training_step
@@ -215,9 +215,9 @@ def _train(trainer: Any, backbones: list[Backbone], run: Run) -> None:
     trainer.training_step = noted
     trainer.add_callback(Clock())
     _count(backbones, run)
-    before = _reset_peak()
+    before = reset_peak()
     trainer.train()
-    run.peak = _peak() - before
+    run.peak = peak_bytes() - before
 
 
 def _count(backbones: list[Backbone], run: Run) -> None:
@@ -243,12 +243,12 @@ def _counting(forward: Any, run: Run, name: str, size: Any) -> Any:
     return counted
 
 
-def _settle() -> None:
+def settle() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Forget the peak of memory; bytes resident now."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -257,7 +257,7 @@ def _reset_peak() -> int:
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
 
 

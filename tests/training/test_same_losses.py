@@ -19,6 +19,7 @@ FLAGS = (
 ZERO3 = {
     "weights": ("--learning_rate", "3e-4"),
     "adapter": ("--lora", "true", "--learning_rate", "3e-3"),
+    "adapter, recomputed": ("--lora", "true", "--learning_rate", "3e-3", "--gradient_checkpointing", "true"),
     "adapter on the head too": (
         "--lora",
         "true",
