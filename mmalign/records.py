@@ -507,18 +507,16 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
             file.write(json_line(row))
 
 
-class RecordFile(Sequence[Record]):
-    """The records of a file by index, read when asked for; only 8 bytes a record are held in memory.
+class RowFile(Sequence[Any]):
+    """The rows of a JSONL file by index, read when asked for; only 8 bytes a row are held in memory.
 
-    Safe to send to other processes and to use after a fork: rows are read by position, and no file handle
-    is pickled. Media names are relative to ``media_root``, which is the file's own folder unless given.
+    Safe to send to other processes and to use after a fork: rows are read by position, and no file handle is pickled.
     """
 
-    def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.media_root = self.path.parent if media_root is None else Path(media_root)
         self._offsets = array("Q")
-        self._blanks = array("Q")  # for every blank line, how many records stand before it
+        self._blanks = array("Q")  # for every blank line, how many rows stand before it
         expected = 1
         for number, offset, _ in _lines(self.path):
             self._blanks.extend([len(self._offsets)] * (number - expected))
@@ -530,7 +528,7 @@ class RecordFile(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Any:
         line = self.line_of(index)
         index = range(len(self))[index]
         start, stop = self._offsets[index], self._offsets[index + 1]
@@ -538,18 +536,12 @@ class RecordFile(Sequence[Record]):
             self._file = _open(self.path)
         with checks.located(self.path, line):
             # pread leaves the position alone, which forked processes share. Blank lines may follow the row.
-            obj = _decode(os.pread(self._file.fileno(), stop - start, start))
-        return Record.parse(obj, file=self.path, line=line)
+            return _decode(os.pread(self._file.fileno(), stop - start, start))
 
     def line_of(self, index: int) -> int:
-        """The line, counted from 1, on which a record stands."""
+        """The line, counted from 1, on which a row stands."""
         index = range(len(self))[index]
         return index + 1 + bisect_right(self._blanks, index)
-
-    def media(self, record: Record, field: str = "images") -> tuple[Path, ...]:
-        """The real paths of a record's ``images``, ``videos``, ``rejected_images`` or ``rejected_videos``."""
-        with checks.located(self.path, None), checks.within(field):
-            return tuple(media_path(name, self.media_root) for name in getattr(record, field))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_file": None}
@@ -557,6 +549,22 @@ class RecordFile(Sequence[Record]):
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
             self._file.close()
+
+
+class RecordFile(RowFile):
+    """The records of a file by index. Media names are relative to ``media_root``, the file's own folder unless given."""
+
+    def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
+        super().__init__(path)
+        self.media_root = self.path.parent if media_root is None else Path(media_root)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record.parse(super().__getitem__(index), file=self.path, line=self.line_of(index))
+
+    def media(self, record: Record, field: str = "images") -> tuple[Path, ...]:
+        """The real paths of a record's ``images``, ``videos``, ``rejected_images`` or ``rejected_videos``."""
+        with checks.located(self.path, None), checks.within(field):
+            return tuple(media_path(name, self.media_root) for name in getattr(record, field))
 
 
 def validate(

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mmalign import plugins
+from mmalign.backbones._attention import Row
 from mmalign.backbones._backbone import Backbone, Context, Features, Response
 from mmalign.backbones._generation import Job
 from mmalign.records import InputError
@@ -22,7 +23,7 @@ from mmalign.records import InputError
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What transformers and peft raise at folders that are absent, torn or of another kind."""
 
-__all__ = ["Backbone", "Context", "Features", "Job", "Response", "load"]
+__all__ = ["Backbone", "Context", "Features", "Job", "Response", "Row", "load"]
 
 
 def load(

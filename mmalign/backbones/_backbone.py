@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _generation
+from mmalign.backbones import _attention, _generation
+from mmalign.backbones._attention import Packed, Row
 from mmalign.records import InputError, text_of, user_message
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
@@ -282,7 +283,18 @@ class Backbone:
     @cached_property
     def can_branch(self) -> bool:
         """Whether responses can share a row with their prompt: every layer is attention that takes a whole mask."""
-        return self.attention in ("sdpa", "eager") and set(self.layer_types) <= {"full_attention", "sliding_attention"}
+        known = ("sdpa", "eager", _attention.NAME)
+        return self.attention in known and set(self.layer_types) <= {"full_attention", "sliding_attention"}
+
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether rows can stand in one sequence without padding: every layer is causal over the whole of a row."""
+        causal = type(self).both_ways is Backbone.both_ways and set(self.layer_types) == {"full_attention"}
+        return causal and self.attention in ("sdpa", _attention.NAME)
+
+    def pack(self) -> None:
+        """From now on, `run` takes packed rows too."""
+        self.decoder.config._attn_implementation = _attention.NAME
 
     @property
     def attention(self) -> str:
@@ -346,7 +358,7 @@ class Backbone:
         self,
         input_ids: Tensor,
         features: Sequence[Features | None],
-        mask: Tensor | dict[str, Tensor],
+        mask: Tensor | dict[str, Tensor] | Packed,
         positions: Tensor,
         cache: Any = None,
         unseen: Features | None = None,
@@ -357,7 +369,8 @@ class Backbone:
             input_ids: Shape: (R, T).
             features: of each row's prompt.
             mask: 1 at tokens that can be seen, (R, T), earlier ones of the cache included; or which token sees which,
-                (R, 1, T, T), boolean, by layer type where the model has several.
+                (R, 1, T, T), boolean, by layer type where the model has several; or the places of packed rows, where R
+                is 1.
             positions: Shape: (A, R, T).
             cache: of an earlier call; a new one is filled if it is True.
             unseen: features that stand in no row. They change nothing, but are part of what is computed.
@@ -379,7 +392,7 @@ class Backbone:
             embeds.requires_grad_()
         return self.decoder(
             inputs_embeds=embeds,
-            attention_mask=mask,
+            **(mask.inputs() if isinstance(mask, Packed) else {"attention_mask": mask}),
             position_ids=positions if len(positions) > 1 else positions[0],
             use_cache=cache is not None,
             past_key_values=None if cache is True else cache,
@@ -409,12 +422,21 @@ class Backbone:
             masks[kind] = self._for_attention(seen & near)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
+    @staticmethod
+    def packed(branch: Tensor, rows: Sequence[Row]) -> Packed:
+        """The same for packed rows. Shape: branch (1, T)."""
+        seen = [
+            _causal(branch[:, row.start : row.stop], row.causal - row.start)[0] if row.causal < row.stop else None
+            for row in rows
+        ]
+        return Packed(rows, seen)
+
     def both_ways(self, input_ids: Tensor, branch: Tensor) -> Tensor | bool:
         """Which tokens see each other whatever their order: none, but for families that say so. Shape: (R, T, T)."""
         return False
 
     def _for_attention(self, seen: Tensor) -> Tensor:
-        if self.attention == "sdpa":
+        if self.attention != "eager":
             return seen[:, None]
         hidden = torch.finfo(self.dtype).min
         return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill(~seen, hidden)[:, None]
@@ -451,12 +473,16 @@ class Backbone:
         self.processor.save_pretrained(str(folder))
 
 
-def _causal(branch: Tensor) -> Tensor:
-    """Which tokens see which: the prompt and one's own branch, up to oneself. Shape: (R, T) -> (R, T, T)."""
-    key, query = branch[:, None, :], branch[:, :, None]
+def _causal(branch: Tensor, first: int = 0) -> Tensor:
+    """What tokens see, from ``first`` on: the prompt and their own branch, up to themselves.
+
+    Shape: (R, T) -> (R, T - first, T).
+    """
+    key, query = branch[:, None, :], branch[:, first:, None]
     places = torch.arange(branch.shape[1], device=branch.device)
-    seen = (places <= places[:, None]) & ((key == 0) | (key == query) & (key > 0))
-    return seen | torch.eye(len(places), dtype=torch.bool, device=branch.device)  # a row of nothing would be NaN
+    before = places <= places[first:, None]
+    itself = places == places[first:, None]  # a row of nothing would be NaN
+    return before & ((key == 0) | (key == query) & (key > 0)) | itself
 
 
 def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:

@@ -1,22 +1,24 @@
 """The layout: what the views of a batch share stands in one row, prompt first and responses beside each other.
 
-Legend of shapes: B records, R rows, T tokens of a row, N responses of all rows, L tokens of a response, K responses of
-a ranked list, A axes of a position.
+Legend of shapes: B records, R rows, T tokens of a row, N responses of all rows, L tokens of a response, M tokens of all
+responses, K responses of a ranked list, A axes of a position, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mmalign.backbones import Context, Response
+from mmalign.backbones import Context, Response, Row
 from mmalign.forward.encoding import NUMBERS, EncodedRecord, split_view
 
 FATES = ("shortened", "dropped")
 """What may become of records that are too long."""
+
+_GROUPS = ("views", "numbers", "known")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Batch:
     """Rows for one call of the model, and where each view of each record is among them.
 
     A row is a prompt with its media and, after it, the responses that answer it, as branches: each goes on at the
-    prompt's end as if it were alone. In the plain layout a row has one branch.
+    prompt's end as if it were alone. In the plain layout a row has one branch. Rows are padded to one width; packed,
+    they stand one after the other without padding, and R is 1.
 
     Attributes:
         input_ids: padded on the right. Shape: (R, T).
@@ -42,8 +45,11 @@ class Batch:
             Shape of each: (B,).
         counted: False for fillers. Shape: (B,).
         branches: whether any row holds several responses.
+        rows: where packed rows stand; none if they are padded.
         tokens: tokens that the language model reads, padding and fillers not counted.
         fates: how many records were shortened, and how many dropped, for being too long.
+        known: what the reference said of the response tokens, one after the other, if that was computed before:
+            ``logps``, (M,), and where asked for ``hidden``, (M, H). M is ``mask.sum()``.
     """
 
     input_ids: Tensor
@@ -59,11 +65,15 @@ class Batch:
     numbers: dict[str, Tensor]
     counted: Tensor
     branches: bool
+    rows: tuple[Row, ...]
     tokens: int
     fates: dict[str, int]
+    known: dict[str, Tensor]
 
     @classmethod
-    def of(cls, records: Sequence[EncodedRecord], views: Sequence[str], pad: int, *, share: bool) -> Batch:
+    def of(
+        cls, records: Sequence[EncodedRecord], views: Sequence[str], pad: int, *, share: bool, pack: bool = False
+    ) -> Batch:
         """Lay encoded records out.
 
         Args:
@@ -71,9 +81,11 @@ class Batch:
             views: in the order of the objective.
             pad: token that fills rows up; never seen by the model.
             share: whether the responses to a prompt share its row.
+            pack: whether rows stand in one sequence; see `mmalign.backbones.Backbone.can_pack`.
         """
         rows: list[_Row] = []
         index: dict[str, list[list[int]]] = {view: [] for view in views}
+        known: list[dict[str, Tensor]] = []
         number = 0
         for record in records:
             own: dict[str, _Row] = {}
@@ -81,6 +93,7 @@ class Batch:
                 name, context = split_view(view)
                 have = record.responses.get(name, []) if context in record.contexts else []
                 index[view].append(list(range(number, number + len(have))))
+                known += record.known.get(view, [])
                 for response in have:
                     if context not in own or not share:
                         own[context] = _Row(record.contexts[context], [], record.counted)
@@ -88,20 +101,22 @@ class Batch:
                     own[context].branches.append((number, response))
                     number += 1
         return cls(
-            **_lay_out(rows, pad),
+            **_lay_out(rows, pad, pack),
             contexts=[row.context for row in rows],
             views={view: _index(view, found) for view, found in index.items()},
             numbers={name: _numbers(records, name) for name in NUMBERS},
             counted=torch.tensor([record.counted for record in records]),
             branches=any(len(row.branches) > 1 for row in rows),
+            rows=tuple(_places(rows)) if pack else (),
             tokens=sum(len(row) for row in rows if row.counted),
             fates={fate: sum(record.fate == fate for record in records) for fate in FATES},
+            known={name: torch.cat([each[name] for each in known]) for name in (known[0] if known else ())},
         )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``; media go there when the model takes them."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        groups = {name: {k: v.to(device) for k, v in getattr(self, name).items()} for name in ("views", "numbers")}
+        groups = {name: {k: v.to(device) for k, v in getattr(self, name).items()} for name in _GROUPS}
         return replace(self, **moved, **groups)
 
     def unshared(self) -> Batch:
@@ -130,44 +145,57 @@ class _Row:
         return len(self.context.input_ids) + sum(len(response.input_ids) for _, response in self.branches)
 
 
-def _lay_out(rows: Sequence[_Row], pad: int) -> dict[str, Tensor]:
+def _places(rows: Sequence[_Row]) -> Iterator[Row]:
+    """Where rows stand if each begins where the last one ends."""
+    start = 0
+    for row in rows:
+        stop = start + len(row)
+        alone = len(row.branches) == 1
+        yield Row(start, stop if alone else start + len(row.context.input_ids), stop)
+        start = stop
+
+
+def _lay_out(rows: Sequence[_Row], pad: int, pack: bool) -> dict[str, Tensor]:
     """The tensors of rows and responses."""
-    width = max(map(len, rows))
+    height = 1 if pack else len(rows)
+    width = sum(map(len, rows)) if pack else max(map(len, rows))
+    starts = [place.start for place in _places(rows)] if pack else [r * width for r in range(len(rows))]
     responses = [response for row in rows for _, response in row.branches]
     longest = max(len(response.input_ids) for response in responses)
     axes = len(rows[0].context.positions)
     laid = {
-        "input_ids": torch.full((len(rows), width), pad),
-        "branch": torch.full((len(rows), width), -1),
-        "order": torch.zeros(len(rows), width, dtype=torch.long),
-        "positions": torch.zeros(axes, len(rows), width, dtype=torch.long),
+        "input_ids": torch.full((height * width,), pad),
+        "branch": torch.full((height * width,), -1),
+        "order": torch.zeros(height * width, dtype=torch.long),
+        "positions": torch.zeros(axes, height * width, dtype=torch.long),
     }
     scored = {name: torch.zeros(len(responses), longest, dtype=torch.long) for name in _SCORED}
-    for r, row in enumerate(rows):
+    for start, row in zip(starts, rows, strict=True):
         prompt = len(row.context.input_ids)
-        _put(laid, r, 0, row.context.input_ids, 0, torch.arange(prompt), row.context.positions)
-        start = prompt
+        _put(laid, start, row.context.input_ids, 0, torch.arange(prompt), row.context.positions)
+        start += prompt
+        last = torch.tensor([start - 1])  # what predicts the first token of every response
         for number, (n, response) in enumerate(row.branches, 1):
             length = len(response.input_ids)
             steps = torch.arange(length)
-            _put(laid, r, start, response.input_ids, number, prompt + steps, row.context.next_position + steps)
-            before = r * width + torch.cat([torch.tensor([prompt - 1]), start + steps[:-1]])
+            _put(laid, start, response.input_ids, number, prompt + steps, row.context.next_position + steps)
+            before = torch.cat([last, start + steps[:-1]])
             for name, values in zip(_SCORED, (before, response.input_ids, 1, response.spans), strict=True):
                 scored[name][n, :length] = values
             start += length
-    return {**laid, **scored}
+    return {**{name: values.unflatten(-1, (height, width)) for name, values in laid.items()}, **scored}
 
 
 _SCORED = ("source", "target", "mask", "spans")
 
 
-def _put(laid: dict, row: int, start: int, ids: Tensor, branch: int, order: Tensor, positions: Tensor) -> None:
+def _put(laid: dict, start: int, ids: Tensor, branch: int, order: Tensor, positions: Tensor) -> None:
     """Write one stretch of a row."""
     place = slice(start, start + len(ids))
-    laid["input_ids"][row, place] = ids
-    laid["branch"][row, place] = branch
-    laid["order"][row, place] = order
-    laid["positions"][:, row, place] = positions
+    laid["input_ids"][place] = ids
+    laid["branch"][place] = branch
+    laid["order"][place] = order
+    laid["positions"][:, place] = positions
 
 
 def _index(view: str, found: list[list[int]]) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmalign.backbones import Backbone, Context, Response
 from mmalign.media import open_image
 from mmalign.records import InputError, Record, RecordFile, assistant_message, media_path, user_message
+
+if TYPE_CHECKING:
+    from mmalign.forward.precomputed import PrecomputedReference
 
 RESPONSES = ("chosen", "rejected", "gold", "responses")
 CONTEXTS = ("", "rejected_media", "rejected_prompt")
@@ -29,6 +34,7 @@ class EncodedRecord:
         counted: False for a filler: it runs but adds to no sum. It evens out the last step, or stands in the place of a
             record that was too long.
         fate: ``shortened`` or ``dropped``, if the record was too long.
+        known: what the reference said of each view's responses, if that was computed before (`PrecomputedReference`).
     """
 
     contexts: dict[str, Context]
@@ -36,6 +42,7 @@ class EncodedRecord:
     numbers: dict[str, float]
     counted: bool = True
     fate: str = ""
+    known: dict[str, list[dict[str, Tensor]]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -160,11 +167,17 @@ class RecordDataset(Dataset):
 
     An item is asked for as (index, counted); see `EncodedRecord.counted`. A record that cannot be used comes back as
     its InputError, not raised: a data worker would make a stack trace of it.
+
+    Args:
+        records: the file.
+        encoder: of its records.
+        precomputed: what the reference said of them, if that is known.
     """
 
-    def __init__(self, records: RecordFile, encoder: Encoder) -> None:
+    def __init__(self, records: RecordFile, encoder: Encoder, precomputed: PrecomputedReference | None = None) -> None:
         self.records = records
         self.encoder = encoder
+        self.precomputed = precomputed
 
     def __len__(self) -> int:
         return len(self.records)
@@ -172,7 +185,9 @@ class RecordDataset(Dataset):
     def __getitem__(self, item: tuple[int, bool]) -> EncodedRecord | InputError:
         index, counted = item
         try:
-            return self.encoder(self.records[index], self.records.media_root, counted=counted)
+            record = self.records[index]
+            encoded = self.encoder(record, self.records.media_root, counted=counted)
+            return encoded if self.precomputed is None else self.precomputed.attach(index, record, encoded)
         except InputError as error:
             line = self.records.line_of(index)
             return InputError(error.problem, file=self.records.path, line=line, field=error.field)

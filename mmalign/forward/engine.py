@@ -30,6 +30,9 @@ class Engine(nn.Module):
         backbone: the policy.
         reference: whether the objective needs a reference at all; without, none is kept.
         reference_model: a model of the same family to be the reference.
+        precomputed: the batches bring along what the reference said: no model is kept to be it.
+        reference_head: with ``precomputed`` and ``token_kl``, the reference's projection to the vocabulary; without,
+            it is the policy's, adapter switched off.
         token_kl: measure KL(reference || policy) of each response token, with gradient to the policy.
         entropy: measure the policy's entropy at each response token.
         share_prefix: lay the responses to a prompt beside each other in one row, where the backbone can branch.
@@ -44,6 +47,8 @@ class Engine(nn.Module):
         *,
         reference: bool,
         reference_model: nn.Module | None = None,
+        precomputed: bool = False,
+        reference_head: nn.Module | None = None,
         token_kl: bool = False,
         entropy: bool = False,
         share_prefix: bool = True,
@@ -54,17 +59,22 @@ class Engine(nn.Module):
         self.backbone = backbone
         self.policy = backbone.model
         self.config = backbone.hf_model.config  # DeepSpeed reads the hidden size here
-        self.needs_reference = reference or token_kl
+        self.needs_reference = (reference or token_kl) and not precomputed
         self.token_kl, self.entropy, self.tile = token_kl, entropy, tile
         self.share_prefix = share_prefix and backbone.can_branch
+        self.pack = backbone.can_pack
         self.share_tower = share_tower
         self.frozen: nn.Module | None = None
         if self.needs_reference and reference_model is None and not only_adapter_trains(self.policy):
             reference_model = frozen_copy(backbone)
         if self.needs_reference and reference_model is not None:
             self.frozen = reference_model.requires_grad_(False).eval()
-        reference_head = backbone.around(self.frozen).head if self.frozen is not None else backbone.head
-        self.scorer, self.reference_scorer = Scorer(backbone.head, reference_head), Scorer(reference_head)
+        if self.pack:
+            for model in {self.policy, self.frozen or self.policy}:
+                backbone.around(model).pack()
+        self.reference_head = reference_head.requires_grad_(False) if reference_head is not None else None
+        other_head = self._own_reference_head or backbone.head
+        self.scorer, self.reference_scorer = Scorer(backbone.head, other_head), Scorer(other_head)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Engine:
@@ -84,8 +94,12 @@ class Engine(nn.Module):
         if not self.share_tower:
             batch = batch.unshared()
         with self._tower_once():
-            hidden = self._reference_hidden(batch) if self.needs_reference else None
-            reference = self._statistics_of_reference(batch, hidden) if hidden is not None else None
+            reference, hidden = None, None
+            if batch.known:
+                reference, hidden = by_view(batch, {"logps": batch.known["logps"]}), batch.known.get("hidden")
+            elif self.needs_reference:
+                hidden = self._reference_hidden(batch)
+                reference = self._statistics_of_reference(batch, hidden)
             other = Other(hidden, self._reference_head) if self.token_kl else None
             return self._statistics_of_policy(batch, other), reference
 
@@ -108,10 +122,15 @@ class Engine(nn.Module):
     def _statistics_of_reference(self, batch: Batch, hidden: Tensor) -> Statistics:
         return by_view(batch, self._score(self.reference_scorer, hidden, self._reference_head, batch))
 
+    @property
+    def _own_reference_head(self) -> nn.Module | None:
+        """The reference's projection, where it is not the policy's."""
+        return self.reference_head if self.frozen is None else self.backbone.around(self.frozen).head
+
     @torch.no_grad()
     def _reference_head(self, hidden: Tensor) -> Tensor:
-        if self.frozen is not None:
-            return self.backbone.around(self.frozen).head(hidden)
+        if self._own_reference_head is not None:
+            return self._own_reference_head(hidden)
         head = self.backbone.head
         with self.policy.disable_adapter() if _has_adapter(head) else nullcontext():
             return head(hidden)

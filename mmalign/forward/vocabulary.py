@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,11 @@ def _gather_with(scorer: nn.Module, head: nn.Module) -> None:
 def score_tokens(
     hidden: Tensor, head: Head, targets: Tensor, *, entropy: bool = False, other: Other | None = None, tiles: int = 1
 ) -> dict[str, Tensor]:
-    """Score tokens in tiles; the backward pass computes each tile's logits again.
+    """Score tokens in tiles, of whose logits nothing is kept for the backward pass.
 
-    All arithmetic on logits is in float32, whatever the dtype of the model.
+    Where the head trains, that pass computes each tile's logits again. Where it does not, the forward pass leaves the
+    derivative of each statistic by its token's hidden state, and the head is done with. All arithmetic on logits is in
+    float32, whatever the dtype of the model.
 
     Args:
         hidden: Shape: (N, H).
@@ -94,13 +97,16 @@ def score_tokens(
     """
     others = other.hidden.tensor_split(tiles) if other is not None else [None] * tiles
     other_head = other.head if other is not None else None
+    head_trains = not isinstance(head, nn.Module) or any(weight.requires_grad for weight in head.parameters())
     scored = []
     for own, target, theirs in zip(hidden.tensor_split(tiles), targets.tensor_split(tiles), others, strict=True):
         arguments = (own, head, target, entropy, theirs, other_head)
-        if torch.is_grad_enabled():  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
+        if not torch.is_grad_enabled():
+            scored.append(_tile(*arguments))
+        elif head_trains:  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
             scored.append(checkpoint(_tile, *arguments, use_reentrant=False))
         else:
-            scored.append(_tile(*arguments))
+            scored.append(dict(zip(_names(entropy, other), _FixedHead.apply(*arguments), strict=True)))
     return {name: torch.cat([each[name] for each in scored]) for name in scored[0]}
 
 
@@ -121,6 +127,38 @@ def _tile(
     if other is not None:
         scores["kl"] = token_kl(logits, total, other_head(other).float())
     return scores
+
+
+def _names(entropy: bool, other: Any) -> list[str]:
+    """The statistics of a tile, in its order."""
+    return ["logps", *(["entropy"] if entropy else []), *(["kl"] if other is not None else [])]
+
+
+class _FixedHead(torch.autograd.Function):
+    """`_tile` where only the hidden states have a gradient.
+
+    A token's statistics depend on its own hidden state alone, so one vector for each is all that the backward pass
+    needs. Shape of each: (C, H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            own = hidden.detach().requires_grad_()
+            scores = _tile(own, *arguments)
+            moving = [value for value in scores.values() if value.requires_grad]
+            slopes = [torch.autograd.grad(value.sum(), own, retain_graph=True)[0] for value in moving]
+        ctx.save_for_backward(*slopes)
+        ctx.moving = [value.requires_grad for value in scores.values()]
+        found = tuple(value.detach() for value in scores.values())
+        ctx.mark_non_differentiable(*(value for value, moves in zip(found, ctx.moving, strict=True) if not moves))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [gradient for gradient, moves in zip(gradients, ctx.moving, strict=True) if moves]
+        pairs = zip(gradients, ctx.saved_tensors, strict=True)
+        return sum(gradient.to(slope.dtype)[:, None] * slope for gradient, slope in pairs), *[None] * 5
 
 
 def token_entropy(logits: Tensor, total: Tensor) -> Tensor:

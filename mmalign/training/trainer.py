@@ -86,8 +86,9 @@ class PreferenceTrainer(Trainer):
         error = next((record for record in records if isinstance(record, InputError)), None)
         if error is not None:
             return error
-        engine = self.model
-        return Batch.of(records, self.objective.views, engine.backbone.pad_token_id, share=engine.share_prefix)
+        engine, views = self.model, self.objective.views
+        pad = engine.backbone.pad_token_id
+        return Batch.of(records, views, pad, share=engine.share_prefix, pack=engine.pack)
 
     @staticmethod
     def _usable(batch: Batch | InputError) -> Batch:

@@ -21,6 +21,7 @@ from mmalign.records import Record, assistant_message, user_message
 from tests.families import FAMILIES, build
 
 VIEWS = ("chosen", "rejected", "chosen@rejected_media")
+LAYOUTS = ("shared", "shared and packed", "packed")
 BATCHES = {"one picture": [1], "several": [2], "mixed": [0, 1, 2, 3], "text only": [0]}
 
 
@@ -54,10 +55,10 @@ def record(number: int) -> Record:
     )
 
 
-def batch_of(backbone, folder, numbers, *, share) -> Batch:
+def batch_of(backbone, folder, numbers, *, share, pack=False) -> Batch:
     encoder = Encoder(backbone, VIEWS)
     encoded = [encoder(record(number), folder) for number in numbers]
-    return Batch.of(encoded, VIEWS, backbone.pad_token_id, share=share)
+    return Batch.of(encoded, VIEWS, backbone.pad_token_id, share=share, pack=pack)
 
 
 def logps(backbone, batch) -> dict[str, torch.Tensor]:
@@ -99,19 +100,23 @@ def test_log_probabilities_equal_transformers_alone(backbone, folder, numbers):
 
 
 @pytest.mark.parametrize("numbers", BATCHES.values(), ids=BATCHES)
-def test_shared_rows_equal_plain_rows(backbone, folder, numbers):
+@pytest.mark.parametrize("share, pack", [(True, False), (True, True), (False, True)], ids=LAYOUTS)
+def test_every_layout_equals_plain_rows(backbone, folder, numbers, share, pack):
     assert backbone.can_branch
+    if pack and not backbone.can_pack:
+        pytest.skip("it needs masks that packed rows do not have")
     weights = [w for w in backbone.model.parameters() if w.requires_grad]
     found = []
-    for share in (False, True):
-        batch = batch_of(backbone, folder, numbers, share=share)
-        assert batch.branches == share
+    for layout in ({"share": False}, {"share": share, "pack": pack}):
+        batch = batch_of(backbone, folder, numbers, **layout)
+        assert batch.branches == layout["share"]
+        assert not layout.get("pack") or batch.input_ids.numel() == batch.tokens, "no padding"
         values = logps(backbone, batch)
         loss = sum((i + 1) * (value * value).sum() for i, value in enumerate(values.values()))
         found.append((values, torch.autograd.grad(loss, weights, allow_unused=True)))
-    (plain, expected), (shared, gradients) = found
+    (plain, expected), (other, gradients) = found
     for view in VIEWS:
-        torch.testing.assert_close(shared[view], plain[view], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(other[view], plain[view], rtol=1e-5, atol=1e-5)
     largest = max(g.abs().max() for g in expected if g is not None).item()
     for mine, theirs in zip(gradients, expected, strict=True):
         assert (mine is None) == (theirs is None)
@@ -119,13 +124,19 @@ def test_shared_rows_equal_plain_rows(backbone, folder, numbers):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * largest)
 
 
-def test_it_shows_when_branches_see_each_other_or_do_not_start_again(backbone, folder):
+def test_only_who_has_windows_or_looks_ahead_is_padded(backbone):
+    assert backbone.can_pack == (type(backbone).__name__ != "Gemma3")
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["padded", "packed"])
+def test_it_shows_when_branches_see_each_other_or_do_not_start_again(backbone, folder, pack):
     """Controls: what the parity test would catch."""
-    batch = batch_of(backbone, folder, [1, 2, 3], share=True)
+    batch = batch_of(backbone, folder, [1, 2, 3], share=True, pack=pack and backbone.can_pack)
     right = logps(backbone, batch)["rejected"]
     seeing = replace(batch, branch=torch.where(batch.branch > 0, 1, batch.branch))
     assert (logps(backbone, seeing)["rejected"] - right).abs().max() > 0.01
-    step = torch.arange(batch.input_ids.shape[1]) - batch.order  # how far each token is moved back
+    starts = torch.tensor([row.start for row in batch.rows for _ in range(row.start, row.stop)] or [0])
+    step = torch.arange(batch.input_ids.shape[1]) - starts - batch.order  # how far each token is moved back
     going_on = replace(batch, positions=batch.positions + step * (batch.branch > 0))
     assert (logps(backbone, going_on)["rejected"] - right).abs().max() > 0.01
 

@@ -36,17 +36,20 @@ def whole(hidden, head, targets, other, other_head):
     return logps, -(own.exp() * own).sum(-1), (theirs.exp() * (theirs - own)).sum(-1)
 
 
+@pytest.mark.parametrize("head_trains", [True, False], ids=["head trains", "head stays"])
 @pytest.mark.parametrize("tiles", [1, 4, 13, 20])
-def test_tiles_give_what_whole_distributions_give(case, tiles):
+def test_tiles_give_what_whole_distributions_give(case, tiles, head_trains):
     hidden, head, targets, other, other_head = case
+    head.requires_grad_(head_trains)
+    moving = [hidden, *(weight for weight in head.parameters() if weight.requires_grad)]
     scores = score_tokens(hidden, head, targets, entropy=True, other=Other(other, other_head), tiles=tiles)
     logps, entropy, kl = whole(*case)
     for found, expected in ((scores["logps"], logps), (scores["entropy"], entropy), (scores["kl"], kl)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, check_dtype=False)
     assert not scores["entropy"].requires_grad
     weights = torch.arange(1.0, TOKENS + 1)
-    ours = torch.autograd.grad((weights * (scores["logps"] + 3 * scores["kl"])).sum(), [hidden, *head.parameters()])
-    theirs = torch.autograd.grad((weights * (logps + 3 * kl)).sum(), [hidden, *head.parameters()])
+    ours = torch.autograd.grad((weights * (scores["logps"] + 3 * scores["kl"])).sum(), moving)
+    theirs = torch.autograd.grad((weights * (logps + 3 * kl)).sum(), moving)
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
