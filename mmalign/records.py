@@ -552,7 +552,7 @@ class RowFile(Sequence[Any]):
 
 
 class RecordFile(RowFile):
-    """The records of a file by index. Media names are relative to ``media_root``, the file's own folder unless given."""
+    """The records of a file by index; media names are relative to ``media_root``, the file's own folder by default."""
 
     def __init__(self, path: str | Path, media_root: str | Path | None = None) -> None:
         super().__init__(path)

@@ -15,15 +15,15 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mmalign import plugins
-from mmalign.backbones._attention import Row
-from mmalign.backbones._backbone import Backbone, Context, Features, Response
+from mmalign.backbones._backbone import Backbone, Context, Features, Response, fingerprint_of
 from mmalign.backbones._generation import Job
+from mmalign.backbones._packing import Row
 from mmalign.records import InputError
 
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What transformers and peft raise at folders that are absent, torn or of another kind."""
 
-__all__ = ["Backbone", "Context", "Features", "Job", "Response", "Row", "load"]
+__all__ = ["Backbone", "Context", "Features", "Job", "Response", "Row", "fingerprints", "load"]
 
 
 def load(
@@ -77,6 +77,12 @@ def load(
     model = model.to(device or _default_device()).eval()
     sources = [source for source in (path, adapter) if source is not None]
     return family(model, processor, sources)
+
+
+def fingerprints(path: str | Path) -> dict[str, str | None]:
+    """Fingerprints of ``model`` and ``adapter`` in or behind a folder, without loading it; a hub name for itself."""
+    base, adapter = _base_and_adapter(str(path), None)
+    return {"model": fingerprint_of(base), "adapter": fingerprint_of(adapter) if adapter else None}
 
 
 def backbone_class(model_type: str) -> type[Backbone]:

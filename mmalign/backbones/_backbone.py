@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _attention, _generation
-from mmalign.backbones._attention import Packed, Row
+from mmalign.backbones import _generation, _packing
+from mmalign.backbones._packing import Packed, Row
 from mmalign.records import InputError, text_of, user_message
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
@@ -165,7 +165,12 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """Changes whenever weights, processor or adapter do; a hub name stands for itself."""
-        return runs.fingerprint(*(part for source in self.sources for part in _identity_of(source)))
+        return fingerprint_of(*self.sources)
+
+    def processor_fingerprint(self) -> str:
+        """Changes whenever the processor would make other tokens or pixels."""
+        tokenizer, image_processor = self.tokenizer.backend_tokenizer.to_str(), self.processor.image_processor.to_dict()
+        return runs.fingerprint(tokenizer, self.processor.chat_template, image_processor)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -283,18 +288,19 @@ class Backbone:
     @cached_property
     def can_branch(self) -> bool:
         """Whether responses can share a row with their prompt: every layer is attention that takes a whole mask."""
-        known = ("sdpa", "eager", _attention.NAME)
+        known = ("sdpa", "eager", _packing.NAME)
         return self.attention in known and set(self.layer_types) <= {"full_attention", "sliding_attention"}
 
     @cached_property
     def can_pack(self) -> bool:
         """Whether rows can stand in one sequence without padding: every layer is causal over the whole of a row."""
         causal = type(self).both_ways is Backbone.both_ways and set(self.layer_types) == {"full_attention"}
-        return causal and self.attention in ("sdpa", _attention.NAME)
+        return causal and self.attention in ("sdpa", _packing.NAME)
 
     def pack(self) -> None:
         """From now on, `run` takes packed rows too."""
-        self.decoder.config._attn_implementation = _attention.NAME
+        self.decoder.config._attn_implementation = _packing.NAME
+        _packing.narrow(self.decoder.layers[-1])
 
     @property
     def attention(self) -> str:
@@ -423,13 +429,13 @@ class Backbone:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     @staticmethod
-    def packed(branch: Tensor, rows: Sequence[Row]) -> Packed:
-        """The same for packed rows. Shape: branch (1, T)."""
+    def packed(branch: Tensor, rows: Sequence[Row], read: Tensor) -> Packed:
+        """The same for packed rows, of whose tokens some are read. Shape: branch (1, T), read (W,)."""
         seen = [
             _causal(branch[:, row.start : row.stop], row.causal - row.start)[0] if row.causal < row.stop else None
             for row in rows
         ]
-        return Packed(rows, seen)
+        return Packed(rows, seen, read)
 
     def both_ways(self, input_ids: Tensor, branch: Tensor) -> Tensor | bool:
         """Which tokens see each other whatever their order: none, but for families that say so. Shape: (R, T, T)."""
@@ -501,6 +507,11 @@ def _concatenated(parts: Sequence[Tensor]) -> Tensor:
         ]
         padded.append(nn.functional.pad(part, missing))
     return torch.cat(padded)
+
+
+def fingerprint_of(*sources: str | Path) -> str:
+    """Changes whenever the weights or files of a model folder do; a hub name stands for itself."""
+    return runs.fingerprint(*(part for source in sources for part in _identity_of(str(source))))
 
 
 def _identity_of(source: str) -> Iterator[str | Path]:

@@ -8,6 +8,7 @@ looks like is known to `batch` and `statistics` alone.
 from mmalign.forward.batch import FATES, Batch
 from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
 from mmalign.forward.engine import Engine, only_adapter_trains, share_tower
+from mmalign.forward.precomputed import Precompute, PrecomputedReference
 from mmalign.forward.usable import Usable
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "EncodedRecord",
     "Encoder",
     "Engine",
+    "Precompute",
+    "PrecomputedReference",
     "RecordDataset",
     "Usable",
     "only_adapter_trains",

@@ -38,6 +38,7 @@ class Batch:
         source: where in the flattened rows each response token is predicted. Shape: (N, L), into R * T.
         target: which token it is. Shape: (N, L).
         mask: 1 where a response has a token. Shape: (N, L).
+        read: the distinct places in ``source``, in order. Shape: (W,).
         spans: 1 on response tokens inside the record's spans. Shape: (N, L).
         views: for each view the response of each record, -1 where it has none. Shape: (B,), or (B, K) for ranked
             lists.
@@ -60,6 +61,7 @@ class Batch:
     source: Tensor
     target: Tensor
     mask: Tensor
+    read: Tensor
     spans: Tensor
     views: dict[str, Tensor]
     numbers: dict[str, Tensor]
@@ -183,7 +185,8 @@ def _lay_out(rows: Sequence[_Row], pad: int, pack: bool) -> dict[str, Tensor]:
             for name, values in zip(_SCORED, (before, response.input_ids, 1, response.spans), strict=True):
                 scored[name][n, :length] = values
             start += length
-    return {**{name: values.unflatten(-1, (height, width)) for name, values in laid.items()}, **scored}
+    rows = {name: values.unflatten(-1, (height, width)) for name, values in laid.items()}
+    return {**rows, **scored, "read": scored["source"][scored["mask"].bool()].unique()}
 
 
 _SCORED = ("source", "target", "mask", "spans")

@@ -4,7 +4,7 @@ A row of the file belongs to the record in the same place of the record file::
 
     {"id": "r1", "media": {"a.jpg": "5f0c..."}, "views": {"chosen": [{"logps": {"float32": "..."}}], ...}}
 
-``media`` are fingerprints of the pictures that were looked at; tensors are the base64 of their bytes, after their dtype.
+``media`` are fingerprints of the pictures that were looked at; tensors are their dtype and the base64 of their bytes.
 All else that the numbers depend on stands in the manifest that `mmalign.runs` keeps beside the file.
 
 Legend of shapes: T tokens of a response, H hidden size.

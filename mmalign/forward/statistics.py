@@ -19,7 +19,7 @@ def response_hidden(backbone: Backbone, batch: Batch) -> Tensor:
     features = backbone.image_features(batch.contexts)
     unseen = backbone.image_features([backbone.blank])[0] if not any(features) and _must_look(backbone) else None
     if batch.rows:
-        mask = backbone.packed(batch.branch, batch.rows)
+        mask = backbone.packed(batch.branch, batch.rows, batch.read)
     else:
         mask = backbone.masks(batch.input_ids, batch.branch, batch.order, whole=batch.branches)
     hidden = backbone.run(batch.input_ids, features, mask, batch.positions, unseen=unseen).last_hidden_state

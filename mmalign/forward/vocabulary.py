@@ -120,12 +120,12 @@ def _tile(
 ) -> dict[str, Tensor]:
     """Statistics of one tile of tokens. Shape of each: (C,)."""
     logits = head(hidden).float()
-    total = logits.logsumexp(-1)
-    scores = {"logps": logits.gather(-1, targets[:, None])[:, 0] - total}
+    total = logits.detach().logsumexp(-1)
+    scores = {"logps": _TokenLogps.apply(logits, total, targets)}
     if entropy:
-        scores["entropy"] = token_entropy(logits.detach(), total.detach())
+        scores["entropy"] = token_entropy(logits.detach(), total)
     if other is not None:
-        scores["kl"] = token_kl(logits, total, other_head(other).float())
+        scores["kl"] = _TokenKL.apply(logits, total, other_head(other).detach().float().log_softmax(-1))
     return scores
 
 
@@ -166,11 +166,37 @@ def token_entropy(logits: Tensor, total: Tensor) -> Tensor:
     return total - (logits.softmax(-1) * logits).sum(-1)
 
 
-def token_kl(logits: Tensor, total: Tensor, other: Tensor) -> Tensor:
+class _TokenLogps(torch.autograd.Function):
+    """Log-probabilities of the targets; one (C, V) tensor in the backward pass, where autograd would make several.
+
+    Shape: logits (C, V), total (C,) = logsumexp of logits, targets (C,); returns (C,).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, total: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, total, targets)
+        return logits.gather(-1, targets[:, None])[:, 0] - total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, total, targets = ctx.saved_tensors
+        slope = (logits - total[:, None]).exp_().mul_(-gradient[:, None])
+        return slope.scatter_add_(1, targets[:, None], gradient[:, None]), None, None
+
+
+class _TokenKL(torch.autograd.Function):
     """KL(other || own) of each token, over the whole vocabulary; no gradient flows to the other.
 
-    Shape: logits, other (C, V), total (C,) = logsumexp of logits; returns (C,).
+    Shape: logits (C, V), total (C,) = logsumexp of logits, other (C, V), log-probabilities; returns (C,).
     """
-    other = other.detach().log_softmax(-1)
-    # Where the other has no probability its log is -inf, and 0 times that would be NaN.
-    return torch.where(other.isinf(), 0, other.exp() * (other - logits + total[:, None])).sum(-1)
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, total: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, total, other)
+        # Where the other has no probability its log is -inf, and 0 times that would be NaN.
+        return torch.where(other.isinf(), 0, other.exp() * (other - logits + total[:, None])).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, total, other = ctx.saved_tensors
+        return (logits - total[:, None]).exp_().sub_(other.exp()).mul_(gradient[:, None]), None, None

@@ -132,6 +132,17 @@ class TrainOptions(TrainingArguments):
         default=True,
         metadata={"help": "Encode a picture once for all that needs it in a step; the loss is the same."},
     )
+    precompute_reference: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the reference score all records before training begins, and keep no reference in memory: for "
+            "several epochs or runs, or when two models do not fit. The loss is the same."
+        },
+    )
+    reference_cache: str | None = field(
+        default=None,
+        metadata={"help": "File of the precomputed scores, to share between runs (default: in output_dir)."},
+    )
     resume: bool = field(
         default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}
     )
@@ -145,6 +156,8 @@ class TrainOptions(TrainingArguments):
             self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
         super().__post_init__()
         self._n_gpu = min(1, self.n_gpu)  # several without a launcher would become torch's DataParallel
+        if self.reference_cache and not self.precompute_reference:
+            raise InputError("--reference_cache is read and written with --precompute_reference; say that too")
         for flag, advice in _MEANINGLESS.items():
             if getattr(self, flag, None):
                 raise InputError(f"--{flag} means nothing here: {advice}")
@@ -205,6 +218,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
         options = flags.parse(parser, arguments)
         _check_needs(name, options[0])
         _check_sft_weight(name, options[-1].sft_weight)
+        if options[-1].precompute_reference and "reference" not in options[0].needs:
+            raise InputError(f"--precompute_reference: {name} looks at no reference; leave it out")
         _settle_evaluation(options[-2], options[-1])
         return options
     except InputError:

@@ -16,10 +16,10 @@ import transformers
 
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, RecordDataset, Usable, only_adapter_trains, share_tower
+from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset, Usable
 from mmalign.objectives import Objective, with_sft
 from mmalign.records import InputError, RecordFile
-from mmalign.training import card, checkpoints
+from mmalign.training import card, checkpoints, reference
 from mmalign.training.metrics import MetricsFile
 from mmalign.training.options import PARTS, DataOptions, ModelOptions, TrainOptions, parse
 from mmalign.training.trainer import PreferenceTrainer
@@ -67,9 +67,8 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     transformers.set_seed(options.seed)
     records = _records(data.data, data, objective)
     held_out = _records(data.eval_data, data, objective) if data.eval_data else None
-    backbone = _load(model_options.model, model_options, options)
-    other = _load(model_options.reference, model_options, options) if model_options.reference else None
-    identity = _identity(name, objective, model_options, data, options, backbone, other)
+    backbone = reference.load(model_options.model, model_options, options)
+    identity = _identity(name, objective, model_options, data, options, backbone)
     finished = _finished(output, identity)
     if not options.resume:
         _start_over(output, options)
@@ -77,18 +76,22 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
         return output
     checkpoint = _resume(output, options)
-    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
-    prepare(backbone, model_options)
-    if other is None and "reference" in objective.needs and options.zero3 and not only_adapter_trains(backbone.model):
-        other = share_tower(backbone, _load(model_options.model, model_options, options))  # no copy of spread weights
     encoder = Encoder(backbone, tuple(trained.views), data.max_length, data.too_long)
+    datasets = [
+        RecordDataset(file, encoder, _precomputed(file, place, encoder, objective, model_options, data, options))
+        for place, file in {"": records, "-eval": held_out}.items()
+        if file is not None
+    ]
+    prepare(backbone, model_options)
+    engine = _engine(backbone, objective, model_options, options)
+    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
     trainer = PreferenceTrainer(
-        _engine(backbone, objective, options, other),
+        engine,
         trained,
         shuffle=data.shuffle,
         args=options,
-        train_dataset=RecordDataset(records, encoder),
-        eval_dataset=RecordDataset(held_out, encoder) if held_out else None,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1] if held_out else None,
     )
     trainer.add_callback(MetricsFile(output))
     if trainer.is_world_process_zero():
@@ -102,22 +105,22 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     return output
 
 
-def _load(path: str, model: ModelOptions, options: TrainOptions) -> Backbone:
-    """A model to train or to compare with.
-
-    Where its own weights are trained without DeepSpeed, which keeps a copy in float32, they are float32: an update of
-    1e-5 is nothing to a bfloat16 weight. ``--bf16`` still computes in bfloat16.
-    """
-    in_place = not model.lora and not options.deepspeed
-    if in_place and model.dtype not in ("auto", "float32"):
-        raise InputError(f"--dtype {model.dtype} would round updates away; say --bf16, or train with --lora")
-    return backbones.load(
-        path,
-        dtype="float32" if in_place else model.dtype,
-        attn_implementation=model.attn_implementation,
-        device=str(options.device),
-        trust_remote_code=model.trust_remote_code,
-    )
+def _precomputed(
+    records: RecordFile,
+    place: str,
+    encoder: Encoder,
+    objective: Objective,
+    model: ModelOptions,
+    data: DataOptions,
+    options: TrainOptions,
+) -> PrecomputedReference | None:
+    """What the reference says of the records, if that is asked for; ``place`` tells training from held-out records."""
+    if not options.precompute_reference:
+        return None
+    file = Path(options.reference_cache or Path(options.output_dir) / "reference.jsonl")
+    file = file.with_name(f"{file.stem}{place}{file.suffix}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return reference.precompute(file, records, encoder, model, data, options, hidden="token_kl" in objective.needs)
 
 
 def prepare(backbone: Backbone, options: ModelOptions) -> None:
@@ -154,12 +157,17 @@ def prepare(backbone: Backbone, options: ModelOptions) -> None:
         raise InputError("nothing is left to train; see --freeze and --lora")
 
 
-def _engine(backbone: Backbone, objective: Objective, options: TrainOptions, other: Backbone | None) -> Engine:
+def _engine(backbone: Backbone, objective: Objective, model: ModelOptions, options: TrainOptions) -> Engine:
+    token_kl = "token_kl" in objective.needs
+    known = options.precompute_reference
+    other = None if known else reference.other(backbone, objective, model, options)
     engine = Engine(
         backbone,
         reference="reference" in objective.needs,
         reference_model=other.model if other else None,
-        token_kl="token_kl" in objective.needs,
+        precomputed=known,
+        reference_head=reference.head(backbone, model, options) if known and token_kl else None,
+        token_kl=token_kl,
         entropy=options.log_entropy,
         share_prefix=options.share_prefix,
         share_tower=options.share_tower,
@@ -208,20 +216,15 @@ def _identity(
     data: DataOptions,
     options: TrainOptions,
     backbone: Backbone,
-    other: Backbone | None,
 ) -> dict[str, Any]:
-    """Everything that decides what the run computes, as far as its mathematics goes.
-
-    Args:
-        other: the reference, where it is another model.
-    """
+    """Everything that decides what the run computes, as far as its mathematics goes."""
     batch = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
     return {
         "objective": name,
         "options": asdict(objective),
         "model": {k: v for k, v in asdict(model).items() if k != "trust_remote_code"},
         "model_fingerprint": backbone.fingerprint(),
-        "reference_fingerprint": other.fingerprint() if other else None,
+        "reference_fingerprint": backbones.fingerprints(model.reference) if model.reference else None,
         "objective_file": _own_file(objective),
         "media_root": str(Path(data.media_root or Path(data.data).parent).resolve()),
         "data": data.data,
