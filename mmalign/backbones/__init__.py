@@ -12,18 +12,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from mmalign import plugins
 from mmalign.backbones._backbone import Backbone, Context, Features, Response, fingerprint_of
 from mmalign.backbones._generation import Job
-from mmalign.backbones._packing import Row
+from mmalign.backbones._packing import Packed, Row
 from mmalign.records import InputError
 
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What transformers and peft raise at folders that are absent, torn or of another kind."""
 
-__all__ = ["Backbone", "Context", "Features", "Job", "Response", "Row", "fingerprints", "load"]
+__all__ = ["Backbone", "Context", "Features", "Job", "Packed", "Response", "Row", "fingerprints", "load"]
 
 
 def load(
@@ -33,6 +34,7 @@ def load(
     dtype: str = "auto",
     attn_implementation: str = "sdpa",
     device: str | None = None,
+    load_in_4bit: bool = False,
     trust_remote_code: bool = False,
 ) -> Backbone:
     """Load a model and its processor from a Hugging Face folder or name.
@@ -42,11 +44,14 @@ def load(
         adapter: PEFT adapter folder to put on top of ``path``.
         dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
         attn_implementation: ``sdpa``, ``eager`` or another name that transformers knows.
-        device: where to put the weights; this process's GPU, or else the CPU, by default.
+        device: where to put the weights; this process's GPU, or else the CPU, by default. On ``meta`` they are not
+            loaded: a model to look at.
+        load_in_4bit: hold the language model's linear layers in 4 bits (NF4), for an adapter to be trained on
+            (QLoRA: Dettmers et al. 2023). Needs bitsandbytes.
         trust_remote_code: run Python code that came with the model. Off unless asked for.
 
     Raises:
-        InputError: the folder holds no model or processor that transformers can load.
+        InputError: the folder holds no model or processor that transformers can load; or bitsandbytes is missing.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -54,13 +59,19 @@ def load(
     if Path(path).is_dir():
         path = str(Path(path).resolve())  # an adapter made from it remembers where its base is
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    device = device or _default_device()
     try:
         config = AutoConfig.from_pretrained(path, **options)
         family = backbone_class(config.model_type)
         processor = AutoProcessor.from_pretrained(path, **options)
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True, **options
-        )
+        options |= {"dtype": dtype, "attn_implementation": attn_implementation}
+        if device == "meta":
+            options["dtype"] = (config.dtype or torch.float32) if dtype == "auto" else dtype
+            with torch.device("meta"):
+                return family(AutoModelForImageTextToText.from_config(config, **options), processor, [path])
+        if load_in_4bit:
+            options |= _in_4bit(family, config, device)
+        model, loaded = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
     except _UNLOADABLE as error:
         raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
     if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
@@ -74,9 +85,30 @@ def load(
             model = PeftModel.from_pretrained(model, str(adapter))
         except _UNLOADABLE as error:
             raise InputError(f"cannot load an adapter: {_first_line(error)}", file=adapter) from error
-    model = model.to(device or _default_device()).eval()
+    model = model.eval() if load_in_4bit else model.to(device).eval()
     sources = [source for source in (path, adapter) if source is not None]
     return family(model, processor, sources)
+
+
+def _in_4bit(family: type[Backbone], config: Any, device: str) -> dict[str, Any]:
+    """Options of ``from_pretrained`` that quantise what `Backbone.quantizable` names."""
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise InputError("--load_in_4bit needs bitsandbytes: pip install bitsandbytes") from None
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    stay = [name for name, module in model.named_modules() if family.part_of(name) != "language" and name]
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[*stay, "lm_head"],
+    )
+    return {"quantization_config": quantization, "device_map": {"": device}}
 
 
 def fingerprints(path: str | Path) -> dict[str, str | None]:
@@ -100,8 +132,6 @@ def backbone_class(model_type: str) -> type[Backbone]:
 
 def _default_device() -> str:
     """This process's own GPU (launchers number them by LOCAL_RANK), or the CPU."""
-    import torch
-
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmalign import runs
 from mmalign.backbones import _generation, _packing
-from mmalign.backbones._packing import Packed, Row
+from mmalign.backbones._packing import Packed, visible
 from mmalign.records import InputError, text_of, user_message
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
@@ -329,6 +329,13 @@ class Backbone:
         """What the tower runs through before any of the projector: the modules whose work can be shared."""
         return [self.tower]
 
+    def quantizable(self) -> Iterator[nn.Parameter]:
+        """Weights that are in 4 bits where that is asked for: of the language model's linear layers, but its head."""
+        for name, module in self.hf_model.named_modules():
+            linear = isinstance(module, nn.Linear) and module is not self.head and self.part_of(name) == "language"
+            if linear and not module.weight.requires_grad:
+                yield module.weight
+
     @property
     def sight_trains(self) -> bool:
         """Whether any weight of tower or projector does."""
@@ -421,21 +428,13 @@ class Backbone:
         if not whole:
             return (branch >= 0).long()
         window = getattr(self.decoder.config, "sliding_window", None)
-        seen = _causal(branch) | self.both_ways(input_ids, branch)
+        everywhere = torch.arange(branch.shape[1], device=branch.device)
+        seen = visible(branch, everywhere) | self.both_ways(input_ids, branch)
         masks = {}
         for kind in sorted(set(self.layer_types)):
             near = order[:, None, :] > order[:, :, None] - window if kind == "sliding_attention" else True
             masks[kind] = self._for_attention(seen & near)
         return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    @staticmethod
-    def packed(branch: Tensor, rows: Sequence[Row], read: Tensor) -> Packed:
-        """The same for packed rows, of whose tokens some are read. Shape: branch (1, T), read (W,)."""
-        seen = [
-            _causal(branch[:, row.start : row.stop], row.causal - row.start)[0] if row.causal < row.stop else None
-            for row in rows
-        ]
-        return Packed(rows, seen, read)
 
     def both_ways(self, input_ids: Tensor, branch: Tensor) -> Tensor | bool:
         """Which tokens see each other whatever their order: none, but for families that say so. Shape: (R, T, T)."""
@@ -477,18 +476,6 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
-
-
-def _causal(branch: Tensor, first: int = 0) -> Tensor:
-    """What tokens see, from ``first`` on: the prompt and their own branch, up to themselves.
-
-    Shape: (R, T) -> (R, T - first, T).
-    """
-    key, query = branch[:, None, :], branch[:, first:, None]
-    places = torch.arange(branch.shape[1], device=branch.device)
-    before = places <= places[first:, None]
-    itself = places == places[first:, None]  # a row of nothing would be NaN
-    return before & ((key == 0) | (key == query) & (key > 0)) | itself
 
 
 def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:

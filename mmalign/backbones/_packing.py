@@ -44,19 +44,40 @@ class Packed:
 
     Attributes:
         rows: in order, without gaps.
+        read: tokens whose last hidden state is read, each once, in order; what the others' is, is left open.
+            Shape: (W,).
         seen: for each row which of its tokens the last of them see, None where all of it is causal. Shape: (Q, T).
-        read: tokens whose last hidden state is read, each once; what the others' is, is left open. Shape: (W,).
     """
 
     rows: Sequence[Row]
-    seen: Sequence[Tensor | None]
     read: Tensor
+    seen: Sequence[Tensor | None]
+
+    @classmethod
+    def of(cls, branch: Tensor, rows: Sequence[Row], read: Tensor) -> Packed:
+        """From the layout of `mmalign.forward.Batch`. Shape: branch (1, M), read (W,)."""
+        seen = []
+        for row in rows:
+            last = torch.arange(row.causal, row.stop, device=branch.device) - row.start
+            seen.append(visible(branch[:, row.start : row.stop], last)[0] if row.causal < row.stop else None)
+        return cls(rows, read, seen)
 
     def inputs(self) -> dict[str, Any]:
         """Arguments of a language model whose attention is `attend`."""
         # A mask of four dimensions is taken as it is; without one, transformers would look for rows of its own.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.read.device)
         return {"attention_mask": mask, "packed": self}
+
+
+def visible(branch: Tensor, places: Tensor) -> Tensor:
+    """What the tokens at ``places`` see: the prompt and their own branch, up to themselves.
+
+    Shape: branch (R, T), places (Q,) -> (R, Q, T).
+    """
+    key, query = branch[:, None, :], branch[:, places, None]
+    every = torch.arange(branch.shape[1], device=branch.device)
+    before, itself = every <= places[:, None], every == places[:, None]  # a row of nothing would be NaN
+    return before & ((key == 0) | (key == query) & (key > 0)) | itself
 
 
 def attend(
@@ -74,32 +95,38 @@ def attend(
     """
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    options["is_causal"] = True  # where there is no mask
+
+    def answer(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+        mask = None if seen is None else seen[None, None]
+        return sdpa_attention_forward(module, queries, keys, values, mask, **{**options, "is_causal": seen is None})[0]
+
     # Split, and not sliced: the gradients of slices would be as wide as all rows, and added up.
-    queries = iter(query.split([size for row in packed.rows for size in row.sizes], dim=2))
     lengths = [sum(row.sizes) for row in packed.rows]
+    keys, values = _split(key, lengths), _split(value, lengths)
+    queries = iter(_split(query, [size for row in packed.rows for size in row.sizes]))
     found = []
-    for row, seen, keys, values in zip(
-        packed.rows, packed.seen, key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True
-    ):
+    for row, own_keys, own_values, seen in zip(packed.rows, keys, values, packed.seen, strict=True):
         causal = row.sizes[0]
-        start = keys[:, :, :causal], values[:, :, :causal]
-        found.append(sdpa_attention_forward(module, next(queries), *start, None, **options)[0])
-        if len(row.sizes) > 1:
-            found.append(sdpa_attention_forward(module, next(queries), keys, values, seen[None, None], **options)[0])
+        found.append(answer(next(queries), own_keys[:, :, :causal], own_values[:, :, :causal], None))
+        if seen is not None:
+            found.append(answer(next(queries), own_keys, own_values, seen))
     return torch.cat(found, dim=1), None
 
 
+def _split(tensor: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    return tensor.split(sizes, dim=2) if len(sizes) > 1 else [tensor]
+
+
 def narrow(layer: nn.Module) -> None:
-    """From now on, the MLP of this layer, the last, runs for what is read alone, wherever rows are packed."""
+    """From now on, the MLP of this layer, the last, runs for what is read alone, wherever rows are packed.
+
+    Hooks do it, and not another forward: a copy of the model has them too, and each is told whose it is.
+    """
     if not hasattr(layer.mlp, "packed"):
         layer.mlp.packed = None
         layer.register_forward_pre_hook(_hand_on, with_kwargs=True)
         layer.mlp.register_forward_pre_hook(_pick)
         layer.mlp.register_forward_hook(_put_back)
-
-
-# Hooks, and not another forward: a copy of the model has them too, and each is told whose it is.
 
 
 def _hand_on(layer: nn.Module, _: Any, options: dict[str, Any]) -> None:

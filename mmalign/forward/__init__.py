@@ -6,13 +6,15 @@ looks like is known to `batch` and `statistics` alone.
 """
 
 from mmalign.forward.batch import FATES, Batch
-from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset
+from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset, rough_length
 from mmalign.forward.engine import Engine, only_adapter_trains, share_tower
 from mmalign.forward.precomputed import Precompute, PrecomputedReference
 from mmalign.forward.usable import Usable
+from mmalign.forward.vocabulary import TILE
 
 __all__ = [
     "FATES",
+    "TILE",
     "Batch",
     "EncodedRecord",
     "Encoder",
@@ -22,5 +24,6 @@ __all__ = [
     "RecordDataset",
     "Usable",
     "only_adapter_trains",
+    "rough_length",
     "share_tower",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -12,8 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmalign.backbones import Backbone, Context, Response
-from mmalign.media import open_image
-from mmalign.records import InputError, Record, RecordFile, assistant_message, media_path, user_message
+from mmalign.media import open_image, read_frames
+from mmalign.records import (
+    InputError,
+    Message,
+    Messages,
+    Record,
+    RecordFile,
+    assistant_message,
+    media_path,
+    text_of,
+    user_message,
+)
 
 if TYPE_CHECKING:
     from mmalign.forward.precomputed import PrecomputedReference
@@ -67,6 +78,7 @@ class Encoder:
         backbone: whose template, tokenizer and image processor are used.
         views: what the objective scores. A view that a record lacks is left out of its `EncodedRecord`, as long
             as there is another that it has.
+        frames: of each clip, evenly spaced; the model sees them as pictures, in the clip's place.
         max_length: most tokens of a prompt, media included, with one response; None for no limit.
         too_long: what happens to a record beyond it: ``shorten`` cuts the ends of its responses off, never its prompt
             or media, and drops it where these alone leave no room; ``drop`` puts a filler in its place; ``error``.
@@ -76,6 +88,7 @@ class Encoder:
     views: tuple[str, ...]
     max_length: int | None = None
     too_long: str = "error"
+    frames: int = 8
 
     def __call__(self, record: Record, media_root, *, counted: bool = True) -> EncodedRecord:
         """Encode one record.
@@ -118,21 +131,48 @@ class Encoder:
         return EncodedRecord({c: context for _, c in names}, {r: [response] for r, _ in names}, {}, counted=False)
 
     def _context(self, record: Record, name: str, media_root) -> Context:
-        if record.videos:
-            raise InputError("video files are not read yet; give the frames as images", field="videos")
         messages = record.rejected_prompt if name == "rejected_prompt" else record.prompt
-        field = "rejected_images" if name == "rejected_media" else "images"
-        names = getattr(record, field)
-        return self.backbone.encode_prompt(messages, open_images(names, media_root, field), media_key=tuple(names))
+        before = "rejected_" if name == "rejected_media" else ""
+        images, videos = getattr(record, f"{before}images"), getattr(record, f"{before}videos")
+        pictures = open_media(images, media_root, f"{before}images", lambda path: [open_image(path)])
+        clips = open_media(videos, media_root, f"{before}videos", lambda path: read_frames(path, self.frames))
+        messages, shown = as_pictures(messages, pictures, clips)
+        return self.backbone.encode_prompt(messages, shown, media_key=(images, videos))
 
     def _responses(self, record: Record, name: str) -> list[Response]:
+        prompt, _ = as_pictures(record.prompt, [[]] * len(record.images), [[None]] * len(record.videos))
         if name == "responses":
             return [
-                self.backbone.encode_response(record.prompt, [response.message], response.spans or ())
+                self.backbone.encode_response(prompt, [response.message], response.spans or ())
                 for response in record.responses
             ]
         spans = getattr(record, f"{name}_spans", None) or ()
-        return [self.backbone.encode_response(record.prompt, getattr(record, name), spans)]
+        return [self.backbone.encode_response(prompt, getattr(record, name), spans)]
+
+
+def as_pictures(
+    messages: Messages, pictures: Sequence[list], clips: Sequence[list]
+) -> tuple[list[Message], list[Image.Image]]:
+    """Messages with a placeholder for each frame of a clip, and pictures and frames in the order of the placeholders.
+
+    Args:
+        pictures: a list of one for each image placeholder.
+        clips: the frames for each video placeholder.
+    """
+    left = {"image": iter(pictures), "video": iter(clips)}
+    shown: list[Image.Image] = []
+    written = []
+    for message in messages:
+        blocks: list[dict[str, str]] = []
+        for block in message["content"]:
+            if block["type"] not in left:
+                blocks.append(block)
+                continue
+            media = next(left[block["type"]])
+            shown += media
+            blocks += [{"type": "image"}] * (len(media) if block["type"] == "video" else 1)
+        written.append({**message, "content": blocks})
+    return written, shown
 
 
 def has_context(record: Record, name: str) -> bool:
@@ -151,15 +191,22 @@ def record_numbers(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
-def open_images(names: Sequence[str], media_root, field: str) -> list[Image.Image]:
-    """Open pictures below ``media_root``; errors name the field."""
-    images = []
+def rough_length(record: Record) -> int:
+    """How long a record is beside others, in characters; a picture counts as 2,000, and a clip as several."""
+    answers = [record.chosen, record.rejected, *([response.message] for response in record.responses or ())]
+    text = sum(len(text_of(messages)) for messages in [record.prompt, *answers] if messages)
+    return text + 2_000 * (len(record.images) + len(record.rejected_images)) + 8_000 * len(record.videos)
+
+
+def open_media(names: Sequence[str], media_root, field: str, read: Callable[[Path], list]) -> list[list[Image.Image]]:
+    """What ``read`` makes of each file below ``media_root``; errors name the field."""
+    opened = []
     for name in names:
         try:
-            images.append(open_image(media_path(name, media_root)))
+            opened.append(read(media_path(name, media_root)))
         except InputError as error:
             raise InputError(error.problem, field=field) from error
-    return images
+    return opened
 
 
 class RecordDataset(Dataset):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmalign.backbones import Backbone
 from mmalign.forward.batch import Batch
+from mmalign.forward.lora import add_in_place
 from mmalign.forward.statistics import by_view, response_hidden
 from mmalign.forward.vocabulary import TILE, Other, Scorer, tiles_for
 from mmalign.objectives import TokenStats
@@ -72,6 +73,7 @@ class Engine(nn.Module):
         if self.pack:
             for model in {self.policy, self.frozen or self.policy}:
                 backbone.around(model).pack()
+        add_in_place(self.policy)
         self.reference_head = reference_head.requires_grad_(False) if reference_head is not None else None
         other_head = self._own_reference_head or backbone.head
         self.scorer, self.reference_scorer = Scorer(backbone.head, other_head), Scorer(other_head)

@@ -4,7 +4,7 @@ A row of the file belongs to the record in the same place of the record file::
 
     {"id": "r1", "media": {"a.jpg": "5f0c..."}, "views": {"chosen": [{"logps": {"float32": "..."}}], ...}}
 
-``media`` are fingerprints of the pictures that were looked at; tensors are their dtype and the base64 of their bytes.
+``media`` are fingerprints of what was looked at; tensors are their dtype and the base64 of their bytes.
 All else that the numbers depend on stands in the manifest that `mmalign.runs` keeps beside the file.
 
 Legend of shapes: T tokens of a response, H hidden size.
@@ -107,15 +107,15 @@ class PrecomputedReference:
         """The encoded record with what is known of it.
 
         Raises:
-            InputError: its pictures, or its tokens, are no longer those that the reference saw.
+            InputError: its media, or its tokens, are no longer those that the reference saw.
         """
         row = self.rows[index]
         for name, found in _fingerprints(record, encoded, self.media_root).items():
             if row["media"].get(name) != found:
                 raise InputError(
-                    f"{name} is not the picture that the reference was computed on: "
+                    f"{name} is not what the reference was computed on: "
                     f"put that back, or delete {self.rows.path} and {self.rows.path.name}.run",
-                    field="images",
+                    field=_field(record, name),
                 )
         known = {
             view: [{name: _unpacked(value) for name, value in one.items()} for one in several]
@@ -132,6 +132,11 @@ class PrecomputedReference:
         return replace(encoded, known=known)
 
 
+def _field(record: Record, name: str) -> str:
+    """The field of the record that names a file."""
+    return next(f for f in ("images", "videos", "rejected_images", "rejected_videos") if name in getattr(record, f))
+
+
 def _usable(encoded: EncodedRecord | InputError) -> EncodedRecord:
     if isinstance(encoded, InputError):
         raise encoded
@@ -139,10 +144,12 @@ def _usable(encoded: EncodedRecord | InputError) -> EncodedRecord:
 
 
 def _fingerprints(record: Record, encoded: EncodedRecord, media_root: Path) -> dict[str, str]:
-    """Fingerprints of the pictures that the record's contexts show."""
-    names = set(record.images) if encoded.contexts.keys() != {"rejected_media"} else set()
+    """Fingerprints of the pictures and clips that the record's contexts show."""
+    names: set[str] = set()
+    if encoded.contexts.keys() != {"rejected_media"}:
+        names.update(record.images, record.videos)
     if "rejected_media" in encoded.contexts:
-        names |= set(record.rejected_images)
+        names.update(record.rejected_images, record.rejected_videos)
     return {name: runs.fingerprint(media_path(name, media_root)) for name in sorted(names)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmalign.backbones import Backbone
+from mmalign.backbones import Backbone, Packed
 from mmalign.forward.batch import Batch
 from mmalign.objectives import TokenStats
 
@@ -19,7 +19,7 @@ def response_hidden(backbone: Backbone, batch: Batch) -> Tensor:
     features = backbone.image_features(batch.contexts)
     unseen = backbone.image_features([backbone.blank])[0] if not any(features) and _must_look(backbone) else None
     if batch.rows:
-        mask = backbone.packed(batch.branch, batch.rows, batch.read)
+        mask = Packed.of(batch.branch, batch.rows, batch.read)
     else:
         mask = backbone.masks(batch.input_ids, batch.branch, batch.order, whole=batch.branches)
     hidden = backbone.run(batch.input_ids, features, mask, batch.positions, unseen=unseen).last_hidden_state

@@ -78,11 +78,11 @@ def _gather_with(scorer: nn.Module, head: nn.Module) -> None:
 def score_tokens(
     hidden: Tensor, head: Head, targets: Tensor, *, entropy: bool = False, other: Other | None = None, tiles: int = 1
 ) -> dict[str, Tensor]:
-    """Score tokens in tiles, of whose logits nothing is kept for the backward pass.
+    """Score tokens in tiles, of which no more than one lies in memory at any time.
 
-    Where the head trains, that pass computes each tile's logits again. Where it does not, the forward pass leaves the
-    derivative of each statistic by its token's hidden state, and the head is done with. All arithmetic on logits is in
-    float32, whatever the dtype of the model.
+    Where the head trains, the backward pass computes a tile's logits again. Where it does not, the forward pass leaves
+    the derivative of each statistic by its token's hidden state, and the head is done with. All arithmetic on logits is
+    in float32, whatever the dtype of the model.
 
     Args:
         hidden: Shape: (N, H).
@@ -98,10 +98,11 @@ def score_tokens(
     others = other.hidden.tensor_split(tiles) if other is not None else [None] * tiles
     other_head = other.head if other is not None else None
     head_trains = not isinstance(head, nn.Module) or any(weight.requires_grad for weight in head.parameters())
-    scored = []
+    scored: list[dict[str, Tensor]] = []
     for own, target, theirs in zip(hidden.tensor_split(tiles), targets.tensor_split(tiles), others, strict=True):
         arguments = (own, head, target, entropy, theirs, other_head)
-        if not torch.is_grad_enabled():
+        last = len(scored) == tiles - 1  # its backward comes first, when it would lie in memory again anyway
+        if not torch.is_grad_enabled() or (head_trains and last):
             scored.append(_tile(*arguments))
         elif head_trains:  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
             scored.append(checkpoint(_tile, *arguments, use_reentrant=False))
@@ -120,12 +121,12 @@ def _tile(
 ) -> dict[str, Tensor]:
     """Statistics of one tile of tokens. Shape of each: (C,)."""
     logits = head(hidden).float()
-    total = logits.detach().logsumexp(-1)
-    scores = {"logps": _TokenLogps.apply(logits, total, targets)}
+    own = logits.detach().log_softmax(-1)
+    scores = {"logps": _TokenLogps.apply(logits, own, targets)}
     if entropy:
-        scores["entropy"] = token_entropy(logits.detach(), total)
+        scores["entropy"] = -(own.exp() * own).sum(-1)
     if other is not None:
-        scores["kl"] = _TokenKL.apply(logits, total, other_head(other).detach().float().log_softmax(-1))
+        scores["kl"] = _TokenKL.apply(logits, own, other_head(other).detach().float().log_softmax(-1))
     return scores
 
 
@@ -161,42 +162,37 @@ class _FixedHead(torch.autograd.Function):
         return sum(gradient.to(slope.dtype)[:, None] * slope for gradient, slope in pairs), *[None] * 5
 
 
-def token_entropy(logits: Tensor, total: Tensor) -> Tensor:
-    """Entropy of softmax(logits) in nats: log Z - E[logit]. Shape: logits (C, V), total (C,) = log Z; returns (C,)."""
-    return total - (logits.softmax(-1) * logits).sum(-1)
-
-
 class _TokenLogps(torch.autograd.Function):
     """Log-probabilities of the targets; one (C, V) tensor in the backward pass, where autograd would make several.
 
-    Shape: logits (C, V), total (C,) = logsumexp of logits, targets (C,); returns (C,).
+    Shape: logits (C, V), own (C, V) = log_softmax of logits, targets (C,); returns (C,).
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, total: Tensor, targets: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, total, targets)
-        return logits.gather(-1, targets[:, None])[:, 0] - total
+    def forward(ctx: Any, logits: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(own, targets)
+        return own.gather(-1, targets[:, None])[:, 0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        logits, total, targets = ctx.saved_tensors
-        slope = (logits - total[:, None]).exp_().mul_(-gradient[:, None])
+        own, targets = ctx.saved_tensors
+        slope = own.exp().mul_(-gradient[:, None])
         return slope.scatter_add_(1, targets[:, None], gradient[:, None]), None, None
 
 
 class _TokenKL(torch.autograd.Function):
     """KL(other || own) of each token, over the whole vocabulary; no gradient flows to the other.
 
-    Shape: logits (C, V), total (C,) = logsumexp of logits, other (C, V), log-probabilities; returns (C,).
+    Shape: logits, own and other, log-probabilities (C, V); returns (C,).
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, total: Tensor, other: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, total, other)
+    def forward(ctx: Any, logits: Tensor, own: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(own, other)
         # Where the other has no probability its log is -inf, and 0 times that would be NaN.
-        return torch.where(other.isinf(), 0, other.exp() * (other - logits + total[:, None])).sum(-1)
+        return torch.where(other.isinf(), 0, other.exp() * (other - own)).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        logits, total, other = ctx.saved_tensors
-        return (logits - total[:, None]).exp_().sub_(other.exp()).mul_(gradient[:, None]), None, None
+        own, other = ctx.saved_tensors
+        return own.exp().sub_(other.exp()).mul_(gradient[:, None]), None, None

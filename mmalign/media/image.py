@@ -38,7 +38,7 @@ def open_image(path: str | Path) -> Image.Image:
             header, but the pixels are cut short or broken) or too_large.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         image = Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -51,7 +51,7 @@ def open_image(path: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's parsers let struct.error and others through on bad headers
         raise MediaError(f"has a broken header ({error}): {path}") from None
     with image:
-        _check_size(path, *image.size)
+        check_size(path, *image.size)
         try:
             image.load()
             return _to_rgb(_upright(image))
@@ -59,8 +59,8 @@ def open_image(path: str | Path) -> Image.Image:
             raise MediaError(f"cut short or broken ({error}): {path}", reason="truncated") from None
 
 
-def _check_file(path: Path) -> None:
-    """Refuses what is no regular file before it is opened: opening a pipe would wait for ever."""
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file before it is opened: opening a pipe would wait for ever."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -68,12 +68,13 @@ def _check_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise MediaError(f"cannot be read ({error}): {path}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"is a folder or a device, expected a picture: {path}")
+        raise MediaError(f"is a folder or a device, expected a file: {path}")
     if status.st_size == 0:
         raise MediaError(f"is an empty file (0 bytes): {path}", reason="truncated")
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse more than ``MAX_SIDE`` or ``MAX_PIXELS``."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise _too_large(path, f"{width} x {height} pixels")
 

@@ -44,6 +44,10 @@ class ModelOptions:
     )
     dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa or eager."})
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "Hold the language model in 4 bits, with --lora (QLoRA); needs bitsandbytes."},
+    )
     lora: bool = field(default=False, metadata={"help": "Train a LoRA adapter instead of the weights themselves."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapter: alpha / r."})
@@ -61,6 +65,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.freeze == ["none"]:
             self.freeze = []
+        if self.load_in_4bit and not self.lora:
+            raise InputError("--load_in_4bit: weights in 4 bits do not train; say --lora true too")
         unknown = set(self.freeze) - set(PARTS)
         if unknown:
             raise InputError(f"--freeze {' '.join(sorted(unknown))}: parts are {', '.join(PARTS)}, or none")
@@ -76,6 +82,13 @@ class DataOptions:
         default=None, metadata={"help": "Folder that media paths start from (default: the record file's own)."}
     )
     shuffle: bool = field(default=True, metadata={"help": "Draw a new order each epoch; else the file's order."})
+    group_by_length: bool = field(
+        default=False,
+        metadata={"help": "Put records of like length into the same step, so that no process waits for another."},
+    )
+    frames: int = field(
+        default=8, metadata={"help": "Frames of each clip, evenly spaced, that the model sees as pictures."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Most tokens of a prompt, media included, with one response (default: any)."}
     )
@@ -96,6 +109,10 @@ class DataOptions:
             raise InputError(f"--too_long {self.too_long}: one of {', '.join(TOO_LONG)}")
         if self.max_length is not None and self.max_length < 1:
             raise InputError(f"--max_length {self.max_length}: at least 1")
+        if self.group_by_length and not self.shuffle:
+            raise InputError("--group_by_length makes an order of its own; leave out --shuffle false")
+        if self.frames < 1:
+            raise InputError(f"--frames {self.frames}: at least 1")
 
 
 @dataclass
@@ -143,6 +160,7 @@ class TrainOptions(TrainingArguments):
         default=None,
         metadata={"help": "File of the precomputed scores, to share between runs (default: in output_dir)."},
     )
+    estimate_memory: bool = field(default=False, metadata={"help": "Say how much memory the run will need, and stop."})
     resume: bool = field(
         default=True, metadata={"help": "Go on from the newest complete checkpoint in output_dir, if there is one."}
     )
@@ -158,6 +176,8 @@ class TrainOptions(TrainingArguments):
         self._n_gpu = min(1, self.n_gpu)  # several without a launcher would become torch's DataParallel
         if self.reference_cache and not self.precompute_reference:
             raise InputError("--reference_cache is read and written with --precompute_reference; say that too")
+        if self.train_sampling_strategy != "random":
+            raise InputError("--train_sampling_strategy: say --shuffle false or --group_by_length true")
         for flag, advice in _MEANINGLESS.items():
             if getattr(self, flag, None):
                 raise InputError(f"--{flag} means nothing here: {advice}")

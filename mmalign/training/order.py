@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from mmalign import runs
 
+POOL = 50
+"""Steps among which records are put together by length: enough for like ones to be there, and chance for the rest."""
+
 Item = tuple[int, bool]
 """Index of a record, and whether it counts (see `mmalign.forward.EncodedRecord.counted`)."""
 
@@ -29,14 +32,27 @@ class EpochOrder(Sampler[list[Item]]):
         batch_size: of one rank's micro-batch.
         rank, world_size: this process among all.
         seed: of the shuffle; None keeps the file's order.
+        lengths: of the records, roughly, if records of like length are to share a step. Shape: (count,).
+        step_size: records of an optimisation step, with ``lengths``.
     """
 
-    def __init__(self, count: int, batch_size: int, rank: int, world_size: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int | None,
+        lengths: np.ndarray | None = None,
+        step_size: int = 1,
+    ) -> None:
         self.count = count
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
+        self.lengths = lengths
+        self.step_size = step_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -46,7 +62,22 @@ class EpochOrder(Sampler[list[Item]]):
         """All records in the order of this epoch. Shape: (count,)."""
         if self.seed is None:
             return np.arange(self.count)
-        return np.random.default_rng(runs.stable_seed("order", self.seed, self.epoch)).permutation(self.count)
+        generator = np.random.default_rng(runs.stable_seed("order", self.seed, self.epoch))
+        order = generator.permutation(self.count)
+        return order if self.lengths is None else self._grouped(order, generator)
+
+    def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Like lengths beside each other: each pool of some steps is sorted, and its steps are shuffled again.
+
+        What is over after the last whole step stays at the end. Shape: (count,) both.
+        """
+        whole = self.count - self.count % self.step_size
+        pools = []
+        for start in range(0, whole, POOL * self.step_size):
+            pool = order[start : min(start + POOL * self.step_size, whole)]
+            steps = pool[np.argsort(-self.lengths[pool], kind="stable")].reshape(-1, self.step_size)
+            pools.append(generator.permutation(steps).ravel())
+        return np.concatenate([*pools, order[whole:]])
 
     def __len__(self) -> int:
         return math.ceil(self.count / (self.batch_size * self.world_size))

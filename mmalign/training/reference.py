@@ -25,15 +25,18 @@ def load(path: str, model: ModelOptions, options: TrainOptions, **more: Any) -> 
     1e-5 is nothing to a bfloat16 weight. ``--bf16`` still computes in bfloat16.
 
     Raises:
-        InputError: ``--dtype`` asks for weights that could not be trained.
+        InputError: ``--dtype`` asks for weights that could not be trained, or ``--load_in_4bit`` for some that cannot
+            be spread.
     """
+    if model.load_in_4bit and options.zero3:
+        raise InputError("--load_in_4bit: weights in 4 bits are not spread over processes; say --deepspeed zero2")
     return backbones.load(
         path,
         dtype=_dtype(model, options),
         attn_implementation=model.attn_implementation,
-        device=str(options.device),
+        load_in_4bit=model.load_in_4bit,
         trust_remote_code=model.trust_remote_code,
-        **more,
+        **{"device": str(options.device), **more},
     )
 
 
@@ -92,6 +95,7 @@ def precompute(
         "attention": model.attn_implementation,
         "views": list(encoder.views),
         "hidden_states": hidden,
+        "frames": data.frames,
         "max_length": data.max_length,
         "too_long": data.too_long,
     }
@@ -117,13 +121,13 @@ def _whole(source: str, encoder: Encoder, model: ModelOptions, options: TrainOpt
     """The reference on this rank alone, speaking as the policy does."""
     if not model.reference and not options.zero3:
         return encoder.backbone
-    with _not_spread(options):
+    with not_spread(options):
         reference = load(source, model, options)
     return encoder.backbone.around(reference.model)
 
 
 @contextmanager
-def _not_spread(options: TrainOptions) -> Iterator[None]:
+def not_spread(options: TrainOptions) -> Iterator[None]:
     """Inside, models are loaded whole under ZeRO-3 too."""
     if not options.zero3:
         yield
@@ -148,7 +152,7 @@ def head(backbone: Backbone, model: ModelOptions, options: TrainOptions) -> nn.M
         backbone: the policy, prepared for training that has not begun.
     """
     if model.reference:
-        with _not_spread(options):
+        with not_spread(options):
             return _copied(load(model.reference, model, options).head)
     return None if only_adapter_trains(backbone.model) else _copied(backbone.head)
 

@@ -11,15 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset, Usable
+from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset, Usable, rough_length
 from mmalign.objectives import Objective, with_sft
 from mmalign.records import InputError, RecordFile
-from mmalign.training import card, checkpoints, reference
+from mmalign.training import card, checkpoints, memory, reference
 from mmalign.training.metrics import MetricsFile
 from mmalign.training.options import PARTS, DataOptions, ModelOptions, TrainOptions, parse
 from mmalign.training.trainer import PreferenceTrainer
@@ -65,8 +66,11 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     trained = with_sft(objective, options.sft_weight)
     output = Path(options.output_dir)
     transformers.set_seed(options.seed)
-    records = _records(data.data, data, objective)
-    held_out = _records(data.eval_data, data, objective) if data.eval_data else None
+    records, lengths = _records(data.data, data, objective)
+    held_out = _records(data.eval_data, data, objective)[0] if data.eval_data else None
+    _say(options, _expected_memory(trained, records, lengths, model_options, data, options))
+    if options.estimate_memory:
+        return output
     backbone = reference.load(model_options.model, model_options, options)
     identity = _identity(name, objective, model_options, data, options, backbone)
     finished = _finished(output, identity)
@@ -76,19 +80,21 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
         return output
     checkpoint = _resume(output, options)
-    encoder = Encoder(backbone, tuple(trained.views), data.max_length, data.too_long)
+    encoder = _encoder(backbone, trained, data)
     datasets = [
         RecordDataset(file, encoder, _precomputed(file, place, encoder, objective, model_options, data, options))
         for place, file in {"": records, "-eval": held_out}.items()
         if file is not None
     ]
+    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
     prepare(backbone, model_options)
     engine = _engine(backbone, objective, model_options, options)
-    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
+    transformers.set_seed(options.seed)  # as the adapter, whatever else was loaded
     trainer = PreferenceTrainer(
         engine,
         trained,
         shuffle=data.shuffle,
+        lengths=np.array(lengths) if data.group_by_length else None,
         args=options,
         train_dataset=datasets[0],
         eval_dataset=datasets[1] if held_out else None,
@@ -103,6 +109,31 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
         card.write(output, identity, trainer.state.log_history)
         _write_identity(output, {**identity, "finished": True})
     return output
+
+
+def _encoder(backbone: Backbone, objective: Objective, data: DataOptions) -> Encoder:
+    return Encoder(backbone, tuple(objective.views), data.max_length, data.too_long, data.frames)
+
+
+def _expected_memory(
+    objective: Objective,
+    records: RecordFile,
+    lengths: Sequence[int],
+    model: ModelOptions,
+    data: DataOptions,
+    options: TrainOptions,
+) -> str:
+    """A table of what the run will hold in memory; nothing is loaded for it."""
+    with reference.not_spread(options):
+        backbone = reference.load(model.model, model, options, device="meta")
+    prepare(backbone, model)
+    dataset = RecordDataset(records, _encoder(backbone, objective, data))
+    shape = memory.longest(dataset, lengths, options.train_batch_size, backbone.can_pack)
+    run = memory.run_of(backbone, model, options, objective.needs)
+    sizes = memory.estimate(backbone, run, shape)
+    gpu = options.device.type == "cuda"
+    available = torch.cuda.get_device_properties(options.device).total_memory if gpu else None
+    return memory.table(sizes, run, shape, available)
 
 
 def _precomputed(
@@ -191,12 +222,16 @@ def trainable_table(backbone: Backbone, options: TrainOptions) -> str:
     return "\n".join(rows)
 
 
-def _records(path: str, data: DataOptions, objective: Objective) -> RecordFile:
-    """The records of a file, every one of them read once: what is wrong is better found now than hours from now."""
+def _records(path: str, data: DataOptions, objective: Objective) -> tuple[RecordFile, list[int]]:
+    """The records of a file, and how long each is, roughly.
+
+    Every one of them is read once: what is wrong is better found now than hours from now.
+    """
     records = RecordFile(Path(path), Path(data.media_root) if data.media_root else None)
     if not len(records):
         raise InputError("no records in it", file=path)
     first: dict[str, int] = {}
+    lengths = []
     check = Usable(objective, data.ignore)
     for index, record in enumerate(records):
         line = records.line_of(index)
@@ -206,7 +241,8 @@ def _records(path: str, data: DataOptions, objective: Objective) -> RecordFile:
             check(record)
         except InputError as error:
             raise InputError(error.problem, file=path, line=line, field=error.field) from None
-    return records
+        lengths.append(rough_length(record))
+    return records, lengths
 
 
 def _identity(
@@ -230,6 +266,8 @@ def _identity(
         "data": data.data,
         "data_fingerprint": runs.fingerprint(Path(data.data)),
         "shuffle": data.shuffle,
+        "group_by_length": data.group_by_length,
+        "frames": data.frames,
         "max_length": data.max_length,
         "too_long": data.too_long,
         "batch_size": batch,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -54,13 +55,23 @@ class PreferenceTrainer(Trainer):
         objective: any objective of `mmalign.objectives`.
         train_dataset, eval_dataset: encoded records.
         shuffle: draw a new order each epoch.
+        lengths: of the training records, roughly, if those of like length are to share a step.
         All else goes to transformers.Trainer.
     """
 
-    def __init__(self, engine: Engine, objective: Objective, *, shuffle: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        *,
+        shuffle: bool = True,
+        lengths: np.ndarray | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(model=engine, callbacks=[LogBeforeSave()], **options)
         self.objective = objective
         self.shuffle = shuffle
+        self.lengths = lengths
         self.window = Sums()
         self.window_tokens = 0
         self.fates = dict.fromkeys(FATES, 0)
@@ -69,11 +80,16 @@ class PreferenceTrainer(Trainer):
     # ---- data --------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        return self._loader(self.train_dataset, self.args.train_batch_size, self.args.seed if self.shuffle else None)
+        seed = self.args.seed if self.shuffle else None
+        return self._loader(self.train_dataset, self.args.train_batch_size, seed, self.lengths)
 
-    def _loader(self, dataset: RecordDataset, batch_size: int, seed: int | None) -> DataLoader:
+    def _loader(
+        self, dataset: RecordDataset, batch_size: int, seed: int | None, lengths: np.ndarray | None = None
+    ) -> DataLoader:
         """Not handed to accelerate, which would deal records out by its own rules."""
-        order = EpochOrder(len(dataset), batch_size, self.args.process_index, self.args.world_size, seed)
+        rank, ranks = self.args.process_index, self.args.world_size
+        step_size = batch_size * ranks * self.args.gradient_accumulation_steps
+        order = EpochOrder(len(dataset), batch_size, rank, ranks, seed, lengths, step_size)
         return OrderedLoader(
             dataset,
             batch_sampler=order,
