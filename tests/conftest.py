@@ -49,7 +49,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mixed_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `pairs`, but most records have no picture, and now and then a whole micro-batch has none."""
+    """As `pairs`, but most records have no picture, some have a clip, and now and then a whole micro-batch has none."""
     from tests.tiny import write_pairs
 
-    return write_pairs(tmp_path_factory.mktemp("mixed"), count=22, seed=1, pictures=(0, 0, 1, 0, 2, 0, 0, 0))
+    folder, pictures, clips = tmp_path_factory.mktemp("mixed"), (0, 0, 1, 0, 2, 0, 0, 0), (0, 0, 0, 0, 0, 0, 1)
+    return write_pairs(folder, count=22, seed=1, pictures=pictures, clips=clips)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,20 +51,26 @@ def write_moved(folder: Path, source: Path, seed: int) -> Path:
     return folder
 
 
-def write_pairs(folder: Path, count: int, seed: int, pictures: Sequence[int] = (1, 2)) -> Path:
-    """Preference records with their pictures beside them, of which they have as many as ``pictures`` says in turn."""
+def write_pairs(
+    folder: Path, count: int, seed: int, pictures: Sequence[int] = (1, 2), clips: Sequence[int] = (0,)
+) -> Path:
+    """Preference records with pictures and clips beside them, as many as ``pictures`` and ``clips`` say in turn."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for i in range(count):
         names = tuple(f"{i}-{k}.png" for k in range(pictures[i % len(pictures)]))
         for name in names:
-            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / name)
+            noise(rng).save(folder / name)
+        videos = tuple(f"{i}-{k}.avi" for k in range(clips[i % len(clips)]))
+        for name in videos:
+            write_clip(folder / name, [noise(rng) for _ in range(9)])
         records.append(
             Record(
                 id=f"r{i}",
-                prompt=[user_message("Describe the image.", images=len(names))],
+                prompt=[user_message("Describe the image.", images=len(names), videos=len(videos))],
                 images=names,
+                videos=videos,
                 chosen=[assistant_message(sentence(rng, 3 + i % 5))],
                 rejected=[assistant_message(sentence(rng, 5))],
                 weight=1.0 + i % 3,
@@ -70,6 +78,39 @@ def write_pairs(folder: Path, count: int, seed: int, pictures: Sequence[int] = (
         )
     write_jsonl(folder / "pairs.jsonl", records)
     return folder / "pairs.jsonl"
+
+
+def noise(rng: np.random.Generator) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+def write_clip(path: Path, frames: Sequence[Image.Image], fps: int = 10) -> None:
+    """A clip of JPEG pictures in an AVI file, which needs no encoder."""
+
+    def chunk(tag: bytes, data: bytes) -> bytes:
+        return tag + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+    def listed(kind: bytes, *chunks: bytes) -> bytes:
+        return chunk(b"LIST", kind + b"".join(chunks))
+
+    pictures = []
+    for frame in frames:
+        buffer = io.BytesIO()
+        frame.save(buffer, "JPEG", quality=95, subsampling=0)
+        pictures.append(buffer.getvalue())
+    (width, height), count, largest = frames[0].size, len(frames), max(map(len, pictures))
+    main = struct.pack("<14I", 1_000_000 // fps, 0, 0, 0x10, count, 0, 1, largest, width, height, *[0] * 4)
+    stream = b"vidsMJPG" + struct.pack(
+        "<IHH8I4H", 0, 0, 0, 0, 1, fps, 0, count, largest, 2**32 - 1, 0, 0, 0, width, height
+    )
+    form = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3, 0, 0, 0, 0)
+    header = listed(b"hdrl", chunk(b"avih", main), listed(b"strl", chunk(b"strh", stream), chunk(b"strf", form)))
+    index, place = b"", 4
+    for picture in pictures:
+        index += b"00dc" + struct.pack("<III", 0x10, place, len(picture))
+        place += 8 + len(picture) + len(picture) % 2
+    movie = listed(b"movi", *(chunk(b"00dc", picture) for picture in pictures))
+    path.write_bytes(chunk(b"RIFF", b"AVI " + header + movie + chunk(b"idx1", index)))
 
 
 def sentence(rng: np.random.Generator, words: int) -> str:

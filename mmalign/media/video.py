@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mmalign.media.image import MediaError, check_file, check_size
+from mmalign.records import InputError
 
 
 def read_frames(path: str | Path, count: int) -> list[Image.Image]:
     """``count`` frames of a clip in mode RGB, in order: the middles of as many equal parts; all of a shorter clip.
 
     Raises:
+        InputError: there is no decord.
         MediaError: with reason missing, unreadable, truncated (no frame can be decoded, or not one of those wanted) or
             too_large.
     """
     path = Path(path)
     check_file(path)
-    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "128")  # else decord tries a broken clip for minutes
-    from decord import DECORDError, VideoReader
-
+    try:
+        from decord import DECORDError, VideoReader
+    except ImportError:
+        raise InputError("clips are read with decord: pip install decord, or give the frames as images") from None
     try:
         reader = VideoReader(str(path), num_threads=1)
         total = len(reader)

@@ -28,15 +28,19 @@ LONGEST = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What one micro-batch of the longest records is: tokens of all rows, of their responses, and of their images."""
+    """What one micro-batch of the longest records is: tokens of all rows, of their responses, and of the tower."""
 
     tokens: int
     responses: int
-    images: int
+    patches: int
 
     @classmethod
-    def of(cls, batch: Batch, image_token_id: int) -> Shape:
-        return cls(batch.tokens, int(batch.mask.sum()), int((batch.input_ids == image_token_id).sum()))
+    def of(cls, batch: Batch, patch_size: int) -> Shape:
+        media = {context.media_key: context.media for context in batch.contexts if context.media}
+        pixels = [inputs["pixel_values"] for inputs in media.values()]
+        # Families whose pictures keep their form give patches already, the others whole pictures or tiles of them.
+        patches = [len(p) if p.dim() == 2 else p.numel() // (3 * patch_size**2) for p in pixels]
+        return cls(batch.tokens, int(batch.mask.sum()), sum(patches))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def longest(dataset: RecordDataset, lengths: Sequence[int], batch_size: int, pac
     encoded = [max(encoded, key=lambda record: record.length)] * batch_size
     backbone, views = dataset.encoder.backbone, dataset.encoder.views
     batch = Batch.of(encoded, views, backbone.pad_token_id, share=backbone.can_branch, pack=pack)
-    return Shape.of(batch, backbone.image_token_id)
+    return Shape.of(batch, patch_size(backbone))
 
 
 def run_of(backbone: Backbone, model: ModelOptions, options: TrainOptions, needs: Sequence[str]) -> Run:
@@ -134,7 +138,7 @@ def activations(backbone: Backbone, run: Run, shape: Shape) -> float:
     layers = _layers(backbone.decoder.config, compute, shape.tokens, run.checkpointing)
     parts = backbone.tower_parts
     if any(w.requires_grad for part in parts for w in part.parameters()):
-        layers += _layers(_tower_config(backbone), compute, _patches(backbone, shape), run.tower_checkpointing)
+        layers += _layers(_tower_config(backbone), compute, shape.patches, run.tower_checkpointing)
     return layers
 
 
@@ -159,10 +163,10 @@ def _tower_config(backbone: Backbone) -> Any:
     return backbone.hf_model.config.vision_config
 
 
-def _patches(backbone: Backbone, shape: Shape) -> int:
-    """Tokens of the tower: those of the images before the projector merged them."""
-    merge = getattr(_tower_config(backbone), "spatial_merge_size", 1)
-    return shape.images * merge**2
+def patch_size(backbone: Backbone) -> int:
+    """Side of a square of pixels that the tower takes for a token."""
+    size = _tower_config(backbone).patch_size
+    return size if isinstance(size, int) else size[0]
 
 
 def table(sizes: dict[str, float], run: Run, shape: Shape, available: int | None) -> str:
@@ -173,7 +177,7 @@ def table(sizes: dict[str, float], run: Run, shape: Shape, available: int | None
     """
     total = sum(sizes.values())
     who = "the process" if run.processes == 1 else f"each of {run.processes} processes"
-    rows = [f"expected memory of {who}, for {shape.tokens:,} tokens at once ({shape.images:,} of images)"]
+    rows = [f"expected memory of {who}, for {shape.tokens:,} tokens at once"]
     rows += [f"{name:<12}{size / GIB:>10.2f} GiB" for name, size in {**sizes, "together": total}.items() if size]
     if available is not None and total > 0.95 * available:
         rows.append(f"that is more than the device has, {available / GIB:.1f} GiB: {advice(sizes, run)}")

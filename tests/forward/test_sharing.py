@@ -114,6 +114,26 @@ def test_without_sharing_every_row_looks_for_itself(backbone, records, monkeypat
     torch.testing.assert_close(found["rejected"].logps, expected["rejected"].logps)
 
 
+@pytest.mark.parametrize("what", ["another attention", "layers that are no attention"])
+def test_who_cannot_branch_takes_plain_rows_and_still_looks_once(backbone, records, monkeypatch, what):
+    freeze_tower(backbone)
+    expected, _ = Engine(backbone, reference=False)(batch_of(backbone, records, [0, 1]))
+    other = build("llava")
+    freeze_tower(other)
+    if what == "another attention":
+        monkeypatch.setattr(type(other), "attention", "flash_attention_2")
+    else:
+        other.layer_types = ["full_attention", "linear_attention"]
+    engine = Engine(other, reference=True)
+    assert not engine.share_prefix and not engine.pack
+    batch = batch_of(other, records, [0, 1], share=engine.share_prefix)
+    assert not batch.branches
+    calls = count_pictures(other, monkeypatch)
+    found, _ = engine(batch)
+    assert calls == [3], "pictures of two records, each once for both responses, policy and reference"
+    torch.testing.assert_close(found["rejected"].logps, expected["rejected"].logps)
+
+
 def whole_logits(backbone, batch) -> torch.Tensor:
     """Of the response tokens, from whole rows. Shape: (tokens, V)."""
     features = backbone.image_features(batch.contexts)

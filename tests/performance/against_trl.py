@@ -4,8 +4,7 @@
     python -m tests.performance.against_trl --cases image --json   # one JSON object
 
 Both train the same random LLaVA on the same records with the same threads, attention and dtype, each in a process of
-its own, in turns. TRL runs at its fastest settings: no activation checkpointing, nothing truncated, and its fused head,
-which it uses by itself.
+its own, in turns. TRL runs at its fastest settings for this; they are printed.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ SIDES = ("trl", "mmalign", "no_prefix", "no_tower", "plain", "rdpo", "rrpo")
 
 WARM = 2
 """Steps before the clock counts."""
+
+TRL_SETTINGS = "no activation checkpointing, max_length None, PyTorch's SDPA, and the fused head that it uses by itself"
+TEXT = 32
+"""Tokens of a prompt besides those of its images."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,24 @@ def write_case(folder: Path, case: Case, size: Size, records: int) -> None:
     write_jsonl(folder / "pairs.jsonl", rows)
 
 
+def needed_operations(case: Case, size: Size) -> float:
+    """Multiplications and additions that a pair of DPO cannot do without, each part once.
+
+    Prompt and responses go through the language model for the reference, for the policy, and back; back twice where
+    its weights train. Tokens meet only those that they see. Recomputing, padding and a second look are not counted.
+    """
+    images = case.images * (case.side // 14) ** 2
+    prompt, responses = images + TEXT, 2 * case.words
+    passes = 3 if case.lora else 4
+    layer = 4 * size.hidden**2 + 3 * size.hidden * size.inner
+    meetings = prompt**2 / 2 + responses * prompt + responses * case.words / 2
+    language = size.layers * (2 * layer * (prompt + responses) * passes + 4 * size.hidden * meetings * 4)
+    head = 2 * size.hidden * case.vocabulary * responses * passes
+    patches = (case.side // 14) ** 2
+    tower = size.tower_layers * (24 * size.tower_hidden**2 * patches + 4 * size.tower_hidden * patches**2)
+    return language + head + case.images * tower
+
+
 def run_side(side: str, folder: Path, case: Case, steps: int, *, bf16: bool) -> dict[str, Any]:
     """Train one side in this process."""
     from mmalign import backbones, objectives
@@ -203,7 +225,9 @@ def measure(case: Case, size: Size, sides: list[str], steps: int, rounds: int, *
         for number in range(rounds):
             for side in sides if number % 2 == 0 else reversed(sides):
                 found[side].append(child(side, folder, case, steps, bf16=bf16))
-    return {"case": asdict(case), "sides": {side: _summary(runs, case) for side, runs in found.items()}}
+    result = {"case": asdict(case), "sides": {side: _summary(runs, case) for side, runs in found.items()}}
+    result["needed_operations_per_pair"] = needed_operations(case, size)
+    return result
 
 
 def _summary(runs: list[dict], case: Case) -> dict[str, Any]:
@@ -219,9 +243,13 @@ def _summary(runs: list[dict], case: Case) -> dict[str, Any]:
     }
 
 
-def add_ratios(result: dict[str, Any]) -> None:
-    """How every side compares with TRL, under keys with the word ratio."""
+def add_ratios(result: dict[str, Any], peak: float | None) -> None:
+    """How every side compares with TRL, under keys with the word ratio; and, of the sides that compute DPO, the share
+    of the device's ``peak`` (operations a second) that went into needed operations."""
     sides = result["sides"]
+    for name, side in sides.items():
+        if peak and name not in ("rdpo", "rrpo"):
+            side["peak_share"] = side["pairs_per_second"] * result["needed_operations_per_pair"] / peak
     for name, side in sides.items():
         for rival in ("trl", "mmalign"):
             if rival in sides and rival != name:
@@ -257,6 +285,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def versions() -> dict[str, str]:
+    """What the figures belong to."""
     import transformers
     import trl
 
@@ -279,6 +308,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often all sides run, in turns")
     parser.add_argument("--batch_size", type=int, default=1, help="records of a step")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--peak_tflops", type=float, help="of the device at this dtype, to tell what share was used")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     for name in ("--side", "--folder", "--case"):  # of a child process
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -288,17 +318,16 @@ def main() -> None:
         print(json.dumps(run_side(args.side, Path(args.folder), case, args.steps, bf16=args.bf16)))
         return
     results = []
-    for name in args.cases:
-        case = replace(CASES[name], batch_size=args.batch_size)
-        result = measure(case, SIZES[args.size], args.sides, args.steps, args.rounds, bf16=args.bf16)
-        add_ratios(result)
-        results.append(result)
-        if not args.json:
+    with redirect_stdout(sys.stderr):  # libraries greet
+        print(f"TRL: {TRL_SETTINGS}")
+        for name in args.cases:
+            case = replace(CASES[name], batch_size=args.batch_size)
+            result = measure(case, SIZES[args.size], args.sides, args.steps, args.rounds, bf16=args.bf16)
+            add_ratios(result, args.peak_tflops and args.peak_tflops * 1e12)
+            results.append(result)
             print(table([result]), flush=True)
-    if args.json:
-        print(json.dumps({"versions": versions(), "size": args.size, "results": results}))
-    else:
-        print(versions())
+        made = {"versions": versions(), "trl_settings": TRL_SETTINGS, "size": args.size, "bf16": args.bf16}
+    print(json.dumps({**made, "results": results}) if args.json else f"{table(results)}\n{made}")
 
 
 if __name__ == "__main__":

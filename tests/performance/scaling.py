@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,9 @@ def measure(point: Point, size: Size, steps: int) -> dict[str, Any]:
         found: dict[str, Any] = {"images": point.case.images, "words": point.case.words}
         found |= {"vocabulary": point.case.vocabulary, "responses": point.responses}
         for layout in ("shared", "plain"):
-            batch = Batch.of([encoded], ("responses",), backbone.pad_token_id, share=layout == "shared")
-            found[layout] = _step(Engine(backbone, reference=False), batch.to(backbone.device), steps)
+            share, engine = layout == "shared", Engine(backbone, reference=False)
+            batch = Batch.of([encoded], ("responses",), backbone.pad_token_id, share=share, pack=engine.pack)
+            found[layout] = _step(engine, batch.to(backbone.device), steps)
         found["speed_ratio"] = found["plain"]["seconds"] / found["shared"]["seconds"]
         return found
 
@@ -106,11 +109,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
     results = {}
-    for sweep in args.sweeps:
-        results[sweep] = [measure(point, SIZES[args.size], args.steps) for point in SWEEPS[sweep]]
-        if not args.json:
+    with redirect_stdout(sys.stderr):  # libraries greet
+        for sweep in args.sweeps:
+            results[sweep] = [measure(point, SIZES[args.size], args.steps) for point in SWEEPS[sweep]]
             print(f"\n{sweep}\n{table(sweep, results[sweep])}", flush=True)
-    print(json.dumps({"versions": versions(), "sweeps": results}) if args.json else versions())
+        made = {"versions": versions(), "size": args.size}
+    tables = "\n\n".join(f"{sweep}\n{table(sweep, points)}" for sweep, points in results.items())
+    print(json.dumps({**made, "sweeps": results}) if args.json else f"{tables}\n\n{made}")
 
 
 if __name__ == "__main__":

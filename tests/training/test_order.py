@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mmalign.training.order import EpochOrder
@@ -41,3 +42,36 @@ def test_epochs_differ_and_repeat():
 
 def test_without_shuffling_it_is_the_file_s_order():
     assert steps(7, 3, 1, seed=None, epoch=5) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+LENGTHS = np.random.default_rng(0).integers(1, 1000, 203)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 1), (2, 2), (1, 4)])
+def test_like_lengths_share_a_step_and_every_record_still_counts_once(batch_size, world_size):
+    def grouped(epoch: int) -> list[list[int]]:
+        orders = [EpochOrder(203, batch_size, rank, world_size, 3, LENGTHS, 4) for rank in range(world_size)]
+        for order in orders:
+            order.set_epoch(epoch)
+        return [
+            [i for micro_batch in step for i, counted in micro_batch if counted] for step in zip(*orders, strict=True)
+        ]
+
+    found = grouped(0)
+    assert sorted(index for step in found for index in step) == list(range(203))
+    assert found == grouped(0) != grouped(1)
+    spread = np.mean([np.ptp(LENGTHS[step]) for step in found[:50]])
+    plain = np.mean([np.ptp(LENGTHS[step]) for step in steps(203, batch_size, world_size, 3)[:50]])
+    assert spread < plain / 5
+    first = [LENGTHS[step].mean() for step in found[:50]]
+    assert abs(np.corrcoef(first, range(50))[0, 1]) < 0.5, "long and short steps come as they like"
+
+
+def test_grouped_steps_do_not_depend_on_how_they_are_cut():
+    def members(batch_size: int, world_size: int) -> list[set[int]]:
+        orders = [EpochOrder(203, batch_size, rank, world_size, 3, LENGTHS, 8) for rank in range(world_size)]
+        calls = [[i for batch in call for i, counted in batch if counted] for call in zip(*orders, strict=True)]
+        cut = 8 // (batch_size * world_size)
+        return [set(sum(calls[i : i + cut], [])) for i in range(0, len(calls), cut)]
+
+    assert members(8, 1) == members(2, 2) == members(1, 4)

@@ -1,0 +1,81 @@
+"""A clip is seen as its frames, in its place among the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmalign.forward import Batch, Encoder, Engine
+from mmalign.forward.encoding import as_pictures
+from mmalign.media import read_frames
+from mmalign.records import InputError, Record, assistant_message, user_message
+from tests.families import build
+from tests.tiny import noise, write_clip
+
+VIEWS = ("chosen", "rejected", "chosen@rejected_media")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two clips, and the frames of each as pictures."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    for name in ("a", "b"):
+        write_clip(folder / f"{name}.avi", [noise(rng) for _ in range(7)])
+        for i, frame in enumerate(read_frames(folder / f"{name}.avi", 3)):
+            frame.save(folder / f"{name}{i}.png")
+    noise(rng).save(folder / "c.png")
+    return folder
+
+
+def record(images=(), videos=(), rejected_images=(), rejected_videos=()) -> Record:
+    return Record(
+        id="r",
+        prompt=[user_message("What is here?", images=len(images), videos=len(videos))],
+        images=images,
+        videos=videos,
+        rejected_images=rejected_images,
+        rejected_videos=rejected_videos,
+        chosen=[assistant_message("A red circle.")],
+        rejected=[assistant_message("There is a blue square.")],
+    )
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_a_clip_equals_its_frames_as_pictures(family, folder):
+    backbone = build(family)
+    clips = record(("c.png",), ("a.avi",), ("c.png",), ("b.avi",))
+    pictures = record(("c.png", "a0.png", "a1.png", "a2.png"), (), ("c.png", "b0.png", "b1.png", "b2.png"))
+    found = []
+    for one in (clips, pictures, record(("c.png",))):
+        encoded = Encoder(backbone, VIEWS, frames=3)(one, folder)
+        batch = Batch.of([encoded], VIEWS, backbone.pad_token_id, share=True, pack=backbone.can_pack)
+        found.append(Engine(backbone, reference=False)(batch)[0])
+    for view in VIEWS:
+        torch.testing.assert_close(found[0][view].logps, found[1][view].logps)
+    assert (found[0]["chosen"].logps - found[0]["chosen@rejected_media"].logps).abs().max() > 1e-3
+    assert (found[0]["chosen"].logps - found[2]["chosen"].logps).abs().max() > 1e-3
+
+
+def test_frames_stand_where_the_clip_stood():
+    text = {"type": "text", "text": "and"}
+    content = [{"type": "video"}, text, {"type": "image"}, {"type": "video"}]
+    messages = [{"role": "user", "content": content}]
+    written, shown = as_pictures(messages, [["p"]], [["a0", "a1"], ["b0"]])
+    assert shown == ["a0", "a1", "p", "b0"]
+    picture = {"type": "image"}
+    assert written == [{"role": "user", "content": [picture, picture, text, picture, picture]}]
+
+
+def test_a_broken_clip_is_named_by_its_field(folder):
+    (folder / "broken.avi").write_bytes(b"RIFF")
+    backbone = build("llava")
+    with pytest.raises(InputError, match="broken.avi") as caught:
+        Encoder(backbone, VIEWS)(record(videos=("broken.avi",)), folder)
+    assert caught.value.field == "videos"
+    other = replace(record(videos=("a.avi",)), rejected_videos=("broken.avi",))
+    with pytest.raises(InputError) as caught:
+        Encoder(backbone, VIEWS)(other, folder)
+    assert caught.value.field == "rejected_videos"
