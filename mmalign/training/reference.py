@@ -93,6 +93,7 @@ def precompute(
         "processor": encoder.backbone.processor_fingerprint(),
         "dtype": _dtype(model, options) + (" under bf16" if options.bf16 else ""),
         "attention": model.attn_implementation,
+        "load_in_4bit": model.load_in_4bit,
         "views": list(encoder.views),
         "hidden_states": hidden,
         "frames": data.frames,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmalign import backbones
 from mmalign.backbones import Job
-from mmalign.records import user_message
+from mmalign.records import RecordFile, user_message, write_jsonl
 from mmalign.training import metrics
 from tests.tiny import run_command
 
@@ -176,16 +177,17 @@ def test_answers_and_logs_in_a_model_s_folder_do_not_change_its_fingerprint(adap
 
 
 def test_the_best_checkpoint_is_what_is_saved(tiny_model, pairs, tmp_path):
-    """With a rate that ruins the model, the first evaluation is the best one."""
-    output = tmp_path / "out"
+    """Held out are the same pairs the other way round: the more is learnt, the worse it gets."""
+    output, turned = tmp_path / "out", pairs.with_name("turned.jsonl")
+    write_jsonl(turned, [replace(r, chosen=r.rejected, rejected=r.chosen) for r in RecordFile(pairs)])
     run_command(
-        "train", "sft", "--model", tiny_model, "--data", pairs, "--eval_data", pairs, "--output_dir", output, "--lora",
-        "--learning_rate", "0.5", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "1",
+        "train", "dpo", "--model", tiny_model, "--data", pairs, "--eval_data", turned, "--output_dir", output, "--lora",
+        "--learning_rate", "1e-2", "--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "1",
         "--save_steps", "1", "--load_best_model_at_end", "true",
     )  # fmt: skip
     losses = {row["step"]: row["eval_loss"] for row in metrics.read(output) if "eval_loss" in row}
     best = min(losses, key=losses.get)
-    assert best < 4
+    assert best < 4, losses
     saved, kept = (
         load_file(folder / "adapter_model.safetensors") for folder in (output, output / f"checkpoint-{best}")
     )
