@@ -109,27 +109,39 @@ class PrecomputedReference:
         Raises:
             InputError: its media, or its tokens, are no longer those that the reference saw.
         """
-        row = self.rows[index]
+        media, known = self._row(index)
         for name, found in _fingerprints(record, encoded, self.media_root).items():
-            if row["media"].get(name) != found:
+            if media.get(name) != found:
                 raise InputError(
-                    f"{name} is not what the reference was computed on: "
-                    f"put that back, or delete {self.rows.path} and {self.rows.path.name}.run",
+                    f"{name} is not what the reference was computed on: put that back, or {self._anew}",
                     field=_field(record, name),
                 )
-        known = {
-            view: [{name: _unpacked(value) for name, value in one.items()} for one in several]
-            for view, several in row["views"].items()
-        }
         for view, several in known.items():
             responses = encoded.responses[view.partition("@")[0]]
             sizes = [len(response.input_ids) for response in responses]
             if [len(one["logps"]) for one in several] != sizes:
-                raise InputError(f"{view} has other tokens than the reference saw: delete {self.rows.path}")
+                raise InputError(f"{view} has other tokens than the reference saw: {self._anew}")
             for one, size in zip(several, sizes, strict=True):
                 if "hidden" in one:
                     one["hidden"] = one["hidden"].view(size, -1)
         return replace(encoded, known=known)
+
+    def _row(self, index: int) -> tuple[dict[str, str], dict[str, list[dict[str, Tensor]]]]:
+        """The media's fingerprints, and what is known by view."""
+        row = self.rows[index]
+        try:
+            return row["media"], {
+                view: [{name: _unpacked(value) for name, value in one.items()} for one in several]
+                for view, several in row["views"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            line = self.rows.line_of(index)
+            raise InputError(f"is damaged: {self._anew}", file=self.rows.path, line=line) from error
+
+    @property
+    def _anew(self) -> str:
+        """What to do if the file is of no use."""
+        return f"delete {self.rows.path} and {self.rows.path.name}.run"
 
 
 def _field(record: Record, name: str) -> str:

@@ -91,7 +91,9 @@ def precompute(
         "reference": backbones.fingerprints(source),
         "image_processor": type(encoder.backbone.processor.image_processor).__name__,
         "processor": encoder.backbone.processor_fingerprint(),
-        "dtype": _dtype(model, options) + (" under bf16" if options.bf16 else ""),
+        "dtype": _dtype(model, options),
+        "bf16": options.bf16,
+        "fp16": options.fp16,
         "attention": model.attn_implementation,
         "load_in_4bit": model.load_in_4bit,
         "views": list(encoder.views),
@@ -143,7 +145,9 @@ def not_spread(options: TrainOptions) -> Iterator[None]:
 
 
 def _autocast(options: TrainOptions) -> Any:
-    return torch.autocast(options.device.type, torch.bfloat16) if options.bf16 else nullcontext()
+    """As transformers.Trainer computes."""
+    dtype = torch.bfloat16 if options.bf16 else torch.float16 if options.fp16 else None
+    return torch.autocast(options.device.type, dtype) if dtype else nullcontext()
 
 
 def head(backbone: Backbone, model: ModelOptions, options: TrainOptions) -> nn.Module | None:

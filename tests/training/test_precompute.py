@@ -123,6 +123,18 @@ def test_a_stale_cache_is_refused_and_says_what_changed(moved_model, tiny_model,
     assert "is not what the reference was computed on" in problem
 
 
+def test_a_damaged_cache_is_named(tiny_model, records, tmp_path):
+    cache = tmp_path / "scores.jsonl"
+    known = [*LORA, "--ignore", "rejected_images", "--precompute_reference", "true", "--reference_cache", cache]
+    train("dpo", tiny_model, records, tmp_path / "first", *known)
+    lines = cache.read_text().splitlines()
+    lines[3] = lines[3].replace("float32", "float23")
+    cache.write_text("\n".join(lines) + "\n")
+    done = train("dpo", tiny_model, records, tmp_path / "second", *known, check=False)
+    assert done.returncode == 2
+    assert "scores.jsonl:4: is damaged: delete" in done.stderr
+
+
 def test_a_kill_in_the_middle_costs_one_batch(moved_model, records, tmp_path):
     how = [*LORA, "--ignore", "rejected_images", "--precompute_reference", "true", "--per_device_eval_batch_size", "1"]
     base = ["train", "dpo", "--model", moved_model, "--data", records, "--output_dir", tmp_path / "cut", *FLAGS, *how]
