@@ -400,7 +400,7 @@ class Backbone:
             tokens = torch.cat([f.tokens for f in present]).to(embeds.dtype)
             embeds = embeds.masked_scatter(is_image[..., None], tokens)
         if unseen is not None:
-            embeds = embeds + 0 * sum(part.sum() for part in (unseen.tokens, *unseen.deepstack)).to(embeds.dtype)
+            embeds = embeds + sum((0 * part).sum() for part in (unseen.tokens, *unseen.deepstack)).to(embeds.dtype)
         if self.embeds_need_grad and torch.is_grad_enabled() and not embeds.requires_grad:
             embeds.requires_grad_()
         return self.decoder(

@@ -124,13 +124,15 @@ def narrow(layer: nn.Module) -> None:
     """
     if not hasattr(layer.mlp, "packed"):
         layer.mlp.packed = None
-        layer.register_forward_pre_hook(_hand_on, with_kwargs=True)
+        layer.self_attn.beside = (layer.mlp,)  # in a tuple, so that it is not taken for a part of the attention
+        layer.self_attn.register_forward_pre_hook(_hand_on, with_kwargs=True)
         layer.mlp.register_forward_pre_hook(_pick)
         layer.mlp.register_forward_hook(_put_back)
 
 
-def _hand_on(layer: nn.Module, _: Any, options: dict[str, Any]) -> None:
-    layer.mlp.packed = options.get("packed")
+def _hand_on(attention: nn.Module, _: Any, options: dict[str, Any]) -> None:
+    """The attention is told of the rows, and runs before its MLP, also where a layer is computed again."""
+    attention.beside[0].packed = options.get("packed")
 
 
 def _pick(mlp: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
@@ -140,10 +142,10 @@ def _pick(mlp: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
 
 def _put_back(mlp: nn.Module, _: Any, output: Tensor) -> Tensor | None:
     """Shape: (1, W, H) -> (1, M, H)."""
-    if mlp.packed is None:
+    packed, mlp.packed = mlp.packed, None
+    if packed is None:
         return None
-    whole = output.new_zeros(1, mlp.packed.rows[-1].stop, output.shape[-1])
-    return whole.index_copy(1, mlp.packed.read, output)
+    return output.new_zeros(1, packed.rows[-1].stop, output.shape[-1]).index_copy(1, packed.read, output)
 
 
 AttentionInterface.register(NAME, attend)

@@ -136,8 +136,9 @@ class Encoder:
         images, videos = getattr(record, f"{before}images"), getattr(record, f"{before}videos")
         pictures = open_media(images, media_root, f"{before}images", lambda path: [open_image(path)])
         clips = open_media(videos, media_root, f"{before}videos", lambda path: read_frames(path, self.frames))
+        kinds = tuple(b["type"] for message in messages for b in message["content"] if b["type"] != "text")
         messages, shown = as_pictures(messages, pictures, clips)
-        return self.backbone.encode_prompt(messages, shown, media_key=(images, videos))
+        return self.backbone.encode_prompt(messages, shown, media_key=(kinds, images, videos))
 
     def _responses(self, record: Record, name: str) -> list[Response]:
         prompt, _ = as_pictures(record.prompt, [[]] * len(record.images), [[None]] * len(record.videos))
@@ -191,11 +192,12 @@ def record_numbers(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
-def rough_length(record: Record) -> int:
-    """How long a record is beside others, in characters; a picture counts as 2,000, and a clip as several."""
-    answers = [record.chosen, record.rejected, *([response.message] for response in record.responses or ())]
-    text = sum(len(text_of(messages)) for messages in [record.prompt, *answers] if messages)
-    return text + 2_000 * (len(record.images) + len(record.rejected_images)) + 8_000 * len(record.videos)
+def rough_length(record: Record, frames: int) -> int:
+    """How long a record is beside others, in characters; a picture, or one of ``frames`` of a clip, counts as 2,000."""
+    answers = [record.chosen, record.rejected, record.gold, *([each.message] for each in record.responses or ())]
+    text = sum(len(text_of(messages)) for messages in (record.prompt, record.rejected_prompt, *answers) if messages)
+    clips = len(record.videos) + len(record.rejected_videos)
+    return text + 2_000 * (len(record.images) + len(record.rejected_images) + frames * clips)
 
 
 def open_media(names: Sequence[str], media_root, field: str, read: Callable[[Path], list]) -> list[list[Image.Image]]:

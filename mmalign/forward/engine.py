@@ -16,6 +16,7 @@ from mmalign.forward.lora import add_in_place
 from mmalign.forward.statistics import by_view, response_hidden
 from mmalign.forward.vocabulary import TILE, Other, Scorer, tiles_for
 from mmalign.objectives import TokenStats
+from mmalign.records import InputError
 
 Statistics = dict[str, TokenStats]
 
@@ -199,7 +200,15 @@ class Engine(nn.Module):
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def checkpoint_tower(self) -> None:
-        """Recompute the tower's activations in the backward pass."""
+        """Recompute the tower's activations in the backward pass.
+
+        Raises:
+            InputError: weights of the tower that do not train are spread over ranks: they would be so again by then.
+        """
+        from transformers.integrations import is_deepspeed_zero3_enabled
+
+        if is_deepspeed_zero3_enabled() and not all(p.requires_grad for p in self.backbone.tower.parameters()):
+            raise InputError("--tower_checkpointing: not under ZeRO-3 with a tower that trains in part; leave it out")
         self.backbone.tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **_: Any) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class PrecomputedReference:
             }
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             line = self.rows.line_of(index)
-            raise InputError(f"is damaged: {self._anew}", file=self.rows.path, line=line) from error
+            raise InputError(f"what the reference said is damaged (line {line}): {self._anew}") from error
 
     @property
     def _anew(self) -> str:
@@ -162,7 +163,18 @@ def _fingerprints(record: Record, encoded: EncodedRecord, media_root: Path) -> d
         names.update(record.images, record.videos)
     if "rejected_media" in encoded.contexts:
         names.update(record.rejected_images, record.rejected_videos)
-    return {name: runs.fingerprint(media_path(name, media_root)) for name in sorted(names)}
+    return {name: _fingerprint(media_path(name, media_root)) for name in sorted(names)}
+
+
+def _fingerprint(path: Path) -> str:
+    """Of a file's content, which is read again only when the file has been written."""
+    state = path.stat()
+    return _fingerprint_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _fingerprint_of(path: Path, *_: int) -> str:
+    return runs.fingerprint(path)
 
 
 def _packed(tensor: Tensor) -> dict[str, str]:

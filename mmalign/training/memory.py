@@ -120,12 +120,15 @@ def estimate(backbone: Backbone, run: Run, shape: Shape) -> dict[str, float]:
         held -= sum(weight.nbytes - FOUR_BIT * weight.numel() for weight in small)
     low = run.bf16 or any(weight.dtype != torch.float32 for weight in moves)
     mixed = run.deepspeed and low  # DeepSpeed trains 16-bit weights by float32 copies
+    if run.bf16 and not run.deepspeed:
+        held += sum(2 * weight.numel() for weight in moves if weight.dtype == torch.float32)  # what autocast keeps
+    buckets = 2 if run.processes > 1 and not run.deepspeed else 1  # DistributedDataParallel sends copies
     spread = {stage: run.processes if run.zero >= stage else 1 for stage in (1, 2, 3)}
     copies = {"none": 0, "copy": moving, "model": held}[run.reference]
     return {
         "weights": held / spread[3],
         "reference": copies / spread[3],
-        "gradients": (2 * trainable if mixed else moving) / spread[2],
+        "gradients": (2 * trainable if mixed else buckets * moving) / spread[2],
         "optimiser": trainable * (12 if mixed else 8) / spread[1],
         "activations": activations(backbone, run, shape),
         "vocabulary": 3 * min(4 * TILE, 4 * shape.responses * backbone.decoder.config.vocab_size),
@@ -193,7 +196,9 @@ def advice(sizes: dict[str, float], run: Run) -> str:
         savings.append((0.8 * sizes["activations"], "--gradient_checkpointing true"))
     if sizes["optimiser"] > sizes["weights"]:
         savings.append((sizes["optimiser"] + sizes["gradients"], "--lora true"))
-    if run.zero < 3 and run.processes > 1:
+    if run.zero < 3 and run.processes > 1 and not run.load_in_4bit:
         savings.append((sizes["weights"], "--deepspeed zero3"))
+    if not run.load_in_4bit and run.zero < 3:
+        savings.append((0.0, "--load_in_4bit true with --lora true"))
     found = [flag for _, flag in sorted(savings, reverse=True)]
-    return ", ".join(found or ["--load_in_4bit true with --lora true", "smaller pictures, or fewer frames"])
+    return ", ".join([*found, "smaller pictures or fewer frames"])

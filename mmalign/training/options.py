@@ -152,8 +152,9 @@ class TrainOptions(TrainingArguments):
     precompute_reference: bool = field(
         default=False,
         metadata={
-            "help": "Let the reference score all records before training begins, and keep no reference in memory: for "
-            "several epochs or runs, or when two models do not fit. The loss is the same."
+            "help": "Let the reference score all records before training begins, in batches of "
+            "per_device_eval_batch_size, and keep no reference in memory: for several epochs or runs, or when two "
+            "models do not fit. The loss is the same."
         },
     )
     reference_cache: str | None = field(

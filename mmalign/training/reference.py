@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -92,6 +94,7 @@ def precompute(
         "image_processor": type(encoder.backbone.processor.image_processor).__name__,
         "processor": encoder.backbone.processor_fingerprint(),
         "dtype": _dtype(model, options),
+        "deepspeed": bool(options.deepspeed) and _precision(options) is not None,
         "bf16": options.bf16,
         "fp16": options.fp16,
         "attention": model.attn_implementation,
@@ -115,17 +118,30 @@ def precompute(
     del step
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-    if not file.exists():
+    if not _appears(file):
         raise InputError("is not complete though all ranks are done: choose a folder that they share", file=file)
     return PrecomputedReference(file, records)
 
 
+def _appears(file: Path, seconds: int = 60) -> bool:
+    """Whether a file that another machine may have written is there; network file systems take their time."""
+    for _ in range(seconds):
+        if file.name in os.listdir(file.parent):
+            return True
+        time.sleep(1)
+    return False
+
+
 def _whole(source: str, encoder: Encoder, model: ModelOptions, options: TrainOptions) -> Backbone:
-    """The reference on this rank alone, speaking as the policy does."""
+    """The reference on this rank alone, speaking as the policy does, in the precision that it would train in."""
     if not model.reference and not options.zero3:
-        return encoder.backbone
-    with not_spread(options):
-        reference = load(source, model, options)
+        reference = encoder.backbone
+    else:
+        with not_spread(options):
+            reference = load(source, model, options)
+    if options.deepspeed and _precision(options):  # as DeepSpeed will cast what it trains
+        for weight in reference.model.parameters():
+            weight.data = weight.data.to(_precision(options)) if weight.is_floating_point() else weight.data
     return encoder.backbone.around(reference.model)
 
 
@@ -144,9 +160,14 @@ def not_spread(options: TrainOptions) -> Iterator[None]:
         set_hf_deepspeed_config(options.hf_deepspeed_config)
 
 
+def _precision(options: TrainOptions) -> torch.dtype | None:
+    """What ``--bf16`` or ``--fp16`` compute in."""
+    return torch.bfloat16 if options.bf16 else torch.float16 if options.fp16 else None
+
+
 def _autocast(options: TrainOptions) -> Any:
-    """As transformers.Trainer computes."""
-    dtype = torch.bfloat16 if options.bf16 else torch.float16 if options.fp16 else None
+    """As the trainer computes: DeepSpeed in the precision of its weights, torch alone by autocast."""
+    dtype = None if options.deepspeed else _precision(options)
     return torch.autocast(options.device.type, dtype) if dtype else nullcontext()
 
 

@@ -241,7 +241,7 @@ def _records(path: str, data: DataOptions, objective: Objective) -> tuple[Record
             check(record)
         except InputError as error:
             raise InputError(error.problem, file=path, line=line, field=error.field) from None
-        lengths.append(rough_length(record))
+        lengths.append(rough_length(record, data.frames))
     return records, lengths
 
 

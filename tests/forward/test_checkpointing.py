@@ -38,12 +38,15 @@ def test_same_gradients_with_less_kept(record, family):
         run, count = layer.forward, []
         layer.forward = lambda *a, run=run, count=count, **k: count.append(1) or run(*a, **k)
         encoded = Encoder(backbone, VIEWS)(record[1], record[0])
-        policy, _ = engine(Batch.of([encoded], VIEWS, backbone.pad_token_id, share=True))
-        loss = (policy["chosen"].sum() - policy["rejected"].sum()).sum()
+        batches = [
+            Batch.of([encoded] * count, VIEWS, backbone.pad_token_id, share=True, pack=engine.pack) for count in (1, 2)
+        ]
+        scores = [engine(batch)[0] for batch in batches]  # each is computed again by its own layout
+        loss = sum((policy["chosen"].sum() - policy["rejected"].sum() ** 2).sum() for policy in scores)
         weights = list(backbone.model.parameters())
         found.append([loss, *torch.autograd.grad(loss, weights, allow_unused=True)])
         calls.append(len(count))
-    assert calls == [1, 2]
+    assert calls == [2, 4]
     for kept, recomputed in zip(*found, strict=True):
         if kept is not None:
             torch.testing.assert_close(recomputed, kept, rtol=1e-5, atol=1e-6 * kept.abs().max().item())

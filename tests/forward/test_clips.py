@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmalign.forward import Batch, Encoder, Engine
+from mmalign.forward import Batch, Encoder, Engine, rough_length
 from mmalign.forward.encoding import as_pictures
 from mmalign.media import read_frames
 from mmalign.records import InputError, Record, assistant_message, user_message
@@ -57,6 +57,31 @@ def test_a_clip_equals_its_frames_as_pictures(family, folder):
         torch.testing.assert_close(found[0][view].logps, found[1][view].logps)
     assert (found[0]["chosen"].logps - found[0]["chosen@rejected_media"].logps).abs().max() > 1e-3
     assert (found[0]["chosen"].logps - found[2]["chosen"].logps).abs().max() > 1e-3
+
+
+def test_the_same_files_in_another_order_are_encoded_for_themselves(folder):
+    backbone = build("llava")
+    picture, clip, text = {"type": "image"}, {"type": "video"}, {"type": "text", "text": "Look."}
+    one, other = (
+        replace(record(("c.png",), ("a.avi",)), id=str(i), prompt=[{"role": "user", "content": [*media, text]}])
+        for i, media in enumerate(([picture, clip], [clip, picture]))
+    )
+    encoder = Encoder(backbone, VIEWS, frames=3)
+    engine = Engine(backbone, reference=False)
+
+    def chosen(*records):
+        encoded = [encoder(each, folder) for each in records]
+        batch = Batch.of(encoded, VIEWS, backbone.pad_token_id, share=True, pack=engine.pack)
+        return engine(batch)[0]["chosen"].logps
+
+    torch.testing.assert_close(chosen(one, other), torch.cat([chosen(one), chosen(other)]))
+    assert (chosen(one) - chosen(other)).abs().max() > 1e-3
+
+
+def test_a_rough_length_counts_what_is_shown_and_said():
+    short, clip = record(("c.png",)), record((), ("a.avi",))
+    assert rough_length(clip, 8) - rough_length(short, 8) == 7 * 2_000
+    assert rough_length(replace(short, gold=[assistant_message("word")]), 8) == rough_length(short, 8) + 4
 
 
 def test_frames_stand_where_the_clip_stood():

@@ -81,6 +81,19 @@ def test_same_losses_on_two_processes_with_spread_weights(how, moved_model, reco
     assert_same(curve(known), curve(live))
 
 
+def test_under_deepspeed_in_bfloat16(moved_model, records, tmp_path):
+    """The cache is made in the precision that DeepSpeed casts to: the policy starts where its reference is."""
+    script = REPOSITORY / "train" / "rrpo.py"
+    base = ["--model", moved_model, "--data", records, *FLAGS, *LORA, "--ignore", "rejected_images"]
+    base += ["--per_device_train_batch_size", "1", "--deepspeed", "zero2", "--bf16", "true"]
+    run_deepspeed(2, script, *base, "--output_dir", tmp_path / "live")
+    run_deepspeed(2, script, *base, "--output_dir", tmp_path / "known", "--precompute_reference", "true")
+    live, known = curve(tmp_path / "live"), curve(tmp_path / "known")
+    assert known[0]["kl/chosen"] == pytest.approx(live[0]["kl/chosen"], abs=1e-3)
+    for ours, theirs in zip(known, live, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+
+
 def test_held_out_records_and_a_shared_cache(moved_model, tiny_model, records, tmp_path):
     cache = tmp_path / "cache" / "scores.jsonl"
     how = [*LORA, "--reference", tiny_model, "--ignore", "rejected_images", "--eval_data", records]
@@ -132,7 +145,7 @@ def test_a_damaged_cache_is_named(tiny_model, records, tmp_path):
     cache.write_text("\n".join(lines) + "\n")
     done = train("dpo", tiny_model, records, tmp_path / "second", *known, check=False)
     assert done.returncode == 2
-    assert "scores.jsonl:4: is damaged: delete" in done.stderr
+    assert "what the reference said is damaged (line 4): delete" in done.stderr
 
 
 def test_a_kill_in_the_middle_costs_one_batch(moved_model, records, tmp_path):
