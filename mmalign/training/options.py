@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
@@ -177,6 +178,9 @@ class TrainOptions(TrainingArguments):
         self._n_gpu = min(1, self.n_gpu)  # several without a launcher would become torch's DataParallel
         if self.reference_cache and not self.precompute_reference:
             raise InputError("--reference_cache is read and written with --precompute_reference; say that too")
+        absent = set(self.report_to) - {"none", "all", *get_available_reporting_integrations()}
+        if absent:
+            raise InputError(f"--report_to {' '.join(sorted(absent))}: not installed here, or no tracker's name")
         if self.train_sampling_strategy != "random":
             raise InputError("--train_sampling_strategy: say --shuffle false or --group_by_length true")
         for flag, advice in _MEANINGLESS.items():

@@ -143,6 +143,10 @@ def test_bad_records_are_named_and_not_a_stack_trace(tiny_model, pairs, tmp_path
         (["--eval_strategy", "steps"], "needs --eval_data"),
         (["--label_smoothing_factor", "0.1"], "means nothing here"),
         (["--sft_weight", "-1"], "less likely"),
+        (["--report_to", "tensorbord"], "no tracker's name"),
+        (["--train_sampling_strategy", "sequential"], "--shuffle false"),
+        (["--reference_cache", "scores.jsonl"], "--precompute_reference; say that too"),
+        (["--group_by_length", "true", "--shuffle", "false"], "an order of its own"),
     ],
 )
 def test_bad_flags(tiny_model, pairs, tmp_path, flags, expected):
