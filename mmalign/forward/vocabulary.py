@@ -80,9 +80,9 @@ def score_tokens(
 ) -> dict[str, Tensor]:
     """Score tokens in tiles, of which no more than one lies in memory at any time.
 
-    Where the head trains, the backward pass computes a tile's logits again. Where it does not, the forward pass leaves
-    the derivative of each statistic by its token's hidden state, and the head is done with. All arithmetic on logits is
-    in float32, whatever the dtype of the model.
+    Where the head trains, and in float16, the backward pass computes a tile's logits again. Else the forward pass
+    leaves the derivative of each statistic by its token's hidden state, and the head is done with. All arithmetic on
+    logits is in float32, whatever the dtype of the model.
 
     Args:
         hidden: Shape: (N, H).
@@ -98,13 +98,14 @@ def score_tokens(
     others = other.hidden.tensor_split(tiles) if other is not None else [None] * tiles
     other_head = other.head if other is not None else None
     head_trains = not isinstance(head, nn.Module) or any(weight.requires_grad for weight in head.parameters())
+    again = head_trains or _in_float16(hidden)  # where small numbers vanish unless the loss's scale reaches them
     scored: list[dict[str, Tensor]] = []
     for own, target, theirs in zip(hidden.tensor_split(tiles), targets.tensor_split(tiles), others, strict=True):
         arguments = (own, head, target, entropy, theirs, other_head)
         last = len(scored) == tiles - 1  # its backward comes first, when it would lie in memory again anyway
-        if not torch.is_grad_enabled() or (head_trains and last):
+        if not torch.is_grad_enabled() or (again and last):
             scored.append(_tile(*arguments))
-        elif head_trains:  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
+        elif again:  # not reentrant: DeepSpeed reduces a weight twice that two such segments use
             scored.append(checkpoint(_tile, *arguments, use_reentrant=False))
         else:
             scored.append(dict(zip(_names(entropy, other), _FixedHead.apply(*arguments), strict=True)))
@@ -128,6 +129,13 @@ def _tile(
     if other is not None:
         scores["kl"] = _TokenKL.apply(logits, own, other_head(other).detach().float().log_softmax(-1))
     return scores
+
+
+def _in_float16(hidden: Tensor) -> bool:
+    """Whether a head computes in float16 on these states."""
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return autocast or hidden.dtype == torch.float16
 
 
 def _names(entropy: bool, other: Any) -> list[str]:

@@ -109,3 +109,20 @@ def test_logits_of_all_tokens_never_stand_in_memory(case):
     score_tokens(hidden, watched, targets, tiles=tiles_for(TOKENS, WORDS, 3 * WORDS))["logps"].sum().backward()
     assert max(sizes) <= 3
     assert sum(sizes) == 3 * TOKENS - 2  # forward, again but for the last tile, backward
+
+
+def test_the_scale_of_a_float16_loss_reaches_the_logits(case):
+    """Derivatives of 1e-9 are nothing in float16, but not 65536 times as much."""
+    hidden, head, targets, *_ = case
+    head.requires_grad_(False)
+    head.weight.mul_(1e-3)
+    head.bias.zero_()
+    head.bias[targets[0]] = 20.0  # all but certain
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        states = hidden.detach()[:1].to(dtype).requires_grad_()
+        scores = score_tokens(states, head.to(dtype), targets[:1])
+        (gradient,) = torch.autograd.grad((scores["logps"] * 65536).sum(), states)
+        found.append(gradient.float())
+    assert found[1].abs().max() < 65536 * 6e-8
+    torch.testing.assert_close(*found, rtol=0.1, atol=1e-7)
