@@ -58,8 +58,17 @@ def assert_same(found: list[dict], expected: list[dict]) -> None:
             assert ours[name] == pytest.approx(value, rel=tolerance, abs=1e-5), (theirs["step"], name)
 
 
-@pytest.mark.parametrize("name", ["dpo", "rdpo", "rrpo"])
-@pytest.mark.parametrize("how", [LORA, FULL, (*FULL, "--reference")], ids=["adapter", "weights", "another reference"])
+CASES = {
+    "dpo, adapter": ("dpo", LORA),
+    "dpo, weights": ("dpo", FULL),
+    "rdpo, another picture": ("rdpo", LORA),
+    "rrpo, adapter": ("rrpo", LORA),
+    "rrpo, weights": ("rrpo", FULL),
+    "rrpo, another reference": ("rrpo", (*FULL, "--reference")),
+}
+
+
+@pytest.mark.parametrize("name, how", CASES.values(), ids=CASES)
 def test_same_losses(name, how, moved_model, tiny_model, records, tmp_path):
     how = (*how, tiny_model) if "--reference" in how else how
     ignore = () if name == "rdpo" else ("--ignore", "rejected_images")
