@@ -1,7 +1,7 @@
 """LoRA layers that add the adapter's part to the layer's own in place.
 
 peft makes three more tensors as large as the layer's output on the way: the adapter's part, that part scaled, and the
-sum. On every linear layer of a language model this is a tenth of a training step.
+sum.
 """
 
 from __future__ import annotations

@@ -77,30 +77,29 @@ def test_two_processes_under_deepspeed(one_process, moved_model, tiny_model, pai
     assert_same(metrics.read(tmp_path), one_process)
 
 
-def test_two_processes_with_an_adapter(moved_model, tiny_model, pairs, tmp_path):
-    adapter = ("--lora", "true", "--learning_rate", "3e-3")
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_command("train", "dpo", *flags(moved_model, tiny_model, pairs, one, 4), *adapter)
+def one_and_two_processes(model, data, folder, zero: str, *extra) -> tuple:
+    """Folders of one training in one process and in two, whose losses move and are the same."""
+    one, two = folder / "one", folder / "two"
+    run_command("train", "dpo", *flags(model, None, data, one, 4), *extra)
     script = REPOSITORY / "train" / "dpo.py"
-    run_deepspeed(2, script, "--deepspeed", "zero2", *flags(moved_model, tiny_model, pairs, two, 2), *adapter)
+    run_deepspeed(2, script, "--deepspeed", zero, *flags(model, None, data, two, 2), *extra)
     expected = metrics.read(one)
     losses = [row["loss"] for row in expected if "loss" in row]
     assert abs(losses[9] - losses[0]) > 0.01
     assert_same(metrics.read(two), expected)
+    return one, two
+
+
+def test_two_processes_with_an_adapter(moved_model, tiny_model, pairs, tmp_path):
+    adapter = ("--lora", "true", "--learning_rate", "3e-3")
+    one_and_two_processes(moved_model, pairs, tmp_path, "zero2", *adapter, "--reference", tiny_model)
 
 
 @pytest.mark.parametrize("extra", ZERO3.values(), ids=ZERO3)
 def test_two_processes_with_spread_weights(moved_model, mixed_pairs, tmp_path, extra):
-    """ZeRO-3 on text and pictures: nobody waits for a rank that has none, and the reference is spread too."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_command("train", "dpo", *flags(moved_model, None, mixed_pairs, one, 4), *extra)
-    script = REPOSITORY / "train" / "dpo.py"
-    run_deepspeed(2, script, "--deepspeed", "zero3", *flags(moved_model, None, mixed_pairs, two, 2), *extra)
-    expected = metrics.read(one)
-    losses = [row["loss"] for row in expected if "loss" in row]
-    assert abs(losses[9] - losses[0]) > 0.01
-    assert_same(metrics.read(two), expected)
-    files = [next(folder.glob("*.safetensors")) for folder in (one, two)]
+    """ZeRO-3 on text, pictures and clips: nobody waits for a rank that has none; the reference is spread too."""
+    folders = one_and_two_processes(moved_model, mixed_pairs, tmp_path, "zero3", *extra)
+    files = [next(folder.glob("*.safetensors")) for folder in folders]
     first, second = (load_file(file) for file in files)
     assert first.keys() == second.keys()
     for name, weight in first.items():
