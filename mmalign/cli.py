@@ -23,7 +23,10 @@ Align image and video language models so that they stop saying what is not there
   train      train on them:                mmalign train dpo --model MODEL --data PAIRS.jsonl --output_dir FOLDER
   predict    answer a benchmark:           mmalign predict pope --model MODEL --data FOLDER --output ANSWERS.jsonl
   score      score the answers:            mmalign score pope --data FOLDER --predictions ANSWERS.jsonl
+  index      make pictures searchable:     mmalign index --model MODEL --images FOLDER --output INDEX
+  convert    read and write other formats: mmalign convert FILE --from rlaif_v --output PAIRS.jsonl
   validate   check a record file:          mmalign validate PAIRS.jsonl
+  inspect    look at it:                   mmalign inspect PAIRS.jsonl --output PAGE.html
   merge      fold an adapter into a model: mmalign merge FOLDER --output MERGED
 
 `mmalign VERB --help` tells more. On several processes: deepspeed --module mmalign.cli train dpo ...
@@ -83,7 +86,7 @@ def _named(verb: str, plugins_in: str, room: str, arguments: list[str]) -> int:
 
 def _command(verb: str, module: ModuleType, arguments: list[str]) -> int:
     """A verb whose flags and deed stand in its own module."""
-    parser = argparse.ArgumentParser(prog=f"mmalign {verb}")
+    parser = argparse.ArgumentParser(prog=f"mmalign {verb}", formatter_class=argparse.RawDescriptionHelpFormatter)
     module.add_arguments(parser)
     return module.command(parser.parse_args(arguments))
 
@@ -102,26 +105,32 @@ def build(arguments: list[str]) -> int:
     return _named("build", "mmalign.builders", "mmalign.builders", arguments)
 
 
-def validate(arguments: list[str]) -> int:
-    """Report every problem of a record file, by line."""
-    parser = argparse.ArgumentParser(
-        prog="mmalign validate",
-        description="Check every record of a JSONL file: fields, messages, placeholders, and that its pictures open.",
-        epilog="Example: mmalign validate pairs.jsonl --media_root images",
-    )
-    parser.add_argument("file", type=Path, help="record file (JSONL)")
-    parser.add_argument("--media_root", type=Path, help="folder that media paths start from (default: the file's own)")
-    parser.add_argument("--no_media", action="store_true", help="do not open the pictures")
-    options = parser.parse_args(arguments)
-    from mmalign.media import open_image
-    from mmalign.records import RecordFile, validate
+def index(arguments: list[str]) -> int:
+    """Embed pictures into an index that builders search."""
+    from mmalign.retrieval import make
 
-    count, problems = len(RecordFile(options.file)), 0
-    for problem in validate(options.file, options.media_root, None if options.no_media else open_image):
-        print(problem)
-        problems += 1
-    print(f"{options.file}: {count} records, {problems or 'no'} problem{'' if problems == 1 else 's'}")
-    return 1 if problems else 0
+    return _command("index", make, arguments)
+
+
+def convert(arguments: list[str]) -> int:
+    """Bring other projects' preference data into records, or records into their formats."""
+    from mmalign.interop import convert
+
+    return _command("convert", convert, arguments)
+
+
+def validate(arguments: list[str]) -> int:
+    """Report every problem of a record file, by line, and what spoils it as a whole."""
+    from mmalign.reports import validate
+
+    return _command("validate", validate, arguments)
+
+
+def inspect(arguments: list[str]) -> int:
+    """A page to look at a record file."""
+    from mmalign.reports import inspect
+
+    return _command("inspect", inspect, arguments)
 
 
 def merge(arguments: list[str]) -> int:
@@ -177,7 +186,10 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "predict": predict,
     "score": score,
+    "index": index,
+    "convert": convert,
     "validate": validate,
+    "inspect": inspect,
     "merge": merge,
 }
 

@@ -14,8 +14,8 @@ from tests.conftest import REPOSITORY
 from tests.tiny import run_command
 
 ROOMS = (
-    "checks", "records", "plugins", "flags", "runs", "media", "backbones", "objectives", "forward", "retrieval",
-    "rewards", "builders", "training", "benchmarks", "interop", "reports", "scenes", "cli",
+    "checks", "records", "spans", "plugins", "flags", "runs", "media", "backbones", "endpoint", "objectives",
+    "forward", "retrieval", "rewards", "builders", "training", "benchmarks", "interop", "reports", "scenes", "cli",
 )  # fmt: skip
 FILES = sorted((REPOSITORY / "mmalign").rglob("*.py"))
 

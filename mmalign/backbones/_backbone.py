@@ -487,11 +487,16 @@ class Backbone:
         temperature: float = 0.0,
         top_p: float = 1.0,
         stop: Callable[[str], bool] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
-        """Continue every job's prompt (and prefix); see `_generation.generate`."""
-        return _generation.generate(
-            self, jobs, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop
-        )
+        """Continue every job's prompt (and prefix), ``batch_size`` at a time; see `_generation.generate`."""
+        size = batch_size or max(1, len(jobs))
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
+        return [
+            text
+            for start in range(0, len(jobs), size)
+            for text in _generation.generate(self, jobs[start : start + size], **options)
+        ]
 
     def merge_adapter(self) -> None:
         """Fold the adapter into the weights, in place.

@@ -7,8 +7,12 @@ unit of the work and a model, and gives for every source of the unit its records
     summary = build(builder, sources("photos.jsonl"), backbones.load(MODEL), "pairs.jsonl", media_root="photos")
 
 What a builder writes must depend on its options, the model and the source alone (seeds from `mmalign.runs`), never
-on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. A builder whose records tell how they
-came about in ``meta`` can offer ``outcome(record) -> str``: the word that it is counted under when all are built.
+on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. It may also say
+
+- ``wants``, a class variable: `BACKBONE`, a model whose forward it steers (so for one that says nothing); `WRITER`, any
+  model that writes texts, here or behind an endpoint; `NOTHING`, no model at all;
+- ``outcome(record) -> str``: the word that a record is counted under when all are built;
+- ``inputs() -> dict[str, str]``: fingerprints of what else its records depend on (an index, a second model).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmalign import flags, plugins, runs
+from mmalign import endpoint, flags, plugins, runs
 from mmalign.builders._sources import sources
 from mmalign.media import open_image
 from mmalign.records import InputError, Record, media_path, read_jsonl
@@ -29,9 +33,13 @@ from mmalign.runs import Drop, Summary
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmalign.backbones import Backbone
+    from mmalign.backbones import Job
+    from mmalign.endpoint import Writer
 
-__all__ = ["Builder", "Drop", "Unit", "build", "load", "main", "sources"]
+__all__ = ["BACKBONE", "NOTHING", "WRITER", "Builder", "Drop", "Unit", "build", "load", "main", "sources"]
+
+BACKBONE, WRITER, NOTHING = "backbone", "writer", "nothing"
+"""What a builder wants of a model; see the top of this page."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +57,22 @@ class Unit:
     media_root: Path
     batch_size: int = 8
 
-    def images(self, record: Record) -> tuple[Image.Image, ...]:
-        """The pictures of a source; InputError (a MediaError, with a reason, where there is a file) if one fails."""
-        return tuple(open_image(media_path(name, self.media_root)) for name in record.images)
+    def images(self, record: Record) -> tuple[Image.Image, ...] | Drop:
+        """The pictures of a source, or the reason why one cannot be had."""
+        try:
+            return tuple(open_image(media_path(name, self.media_root)) for name in record.images)
+        except InputError as error:  # one about the path itself, not the file, has no reason
+            return Drop(getattr(error, "reason", "bad_path"), str(error))
+
+    def write(self, model: Writer, jobs: Sequence[Job], **options: Any) -> list[str]:
+        """What ``model`` writes for each job; see `mmalign.backbones.Backbone.generate` for the options."""
+        return model.generate(jobs, batch_size=self.batch_size, **options)
 
 
 class Builder(Protocol):
     """What `build` expects of a builder."""
 
-    def __call__(self, unit: Unit, model: Backbone) -> Iterator[tuple[str, list[Record] | Drop]]:
+    def __call__(self, unit: Unit, model: Any) -> Iterator[tuple[str, list[Record] | Drop]]:
         """For every source of ``unit``, in any order: its id, and its records (at least one) or why there is none."""
 
 
@@ -69,7 +84,7 @@ def load(name: str, **options: Any) -> Builder:
 def build(
     builder: Builder,
     sources: Sequence[Record],
-    model: Backbone,
+    model: Writer | None,
     output: str | Path,
     *,
     media_root: str | Path,
@@ -84,7 +99,7 @@ def build(
     Args:
         builder: what makes records of sources.
         sources: with unique ids.
-        model: the backbone that builders write with.
+        model: what the builder writes with; None for one that wants nothing.
         output: the record file; ``output.run`` beside it holds unfinished work and, at the end, ``drops.jsonl``.
         media_root: folder that the sources' media names start from. Records keep these names.
         unit_size: sources in a unit: what a kill can cost, and what is batched.
@@ -99,8 +114,9 @@ def build(
     maker = {
         "builder": type(builder).__module__.rpartition(".")[2],
         "options": asdict(builder),
-        "model": model.fingerprint(),
+        "model": model.fingerprint() if model else None,
     }
+    inputs = builder.inputs() if hasattr(builder, "inputs") else {}
     root = Path(media_root).resolve()
 
     def work(unit: runs.Unit) -> Iterator[tuple[str, list[Record] | Drop]]:
@@ -114,7 +130,13 @@ def build(
         sources,
         work,
         unit_size=unit_size,
-        manifest={**maker, "dtype": str(model.dtype), "files": _files_of(builder), "media_root": str(root)},
+        manifest={
+            **maker,
+            "dtype": str(getattr(model, "dtype", None)),
+            "files": _files_of(builder),
+            "inputs": inputs,
+            "media_root": str(root),
+        },
         description=maker["builder"],
         progress=progress,
     )
@@ -135,11 +157,15 @@ def _files_of(builder: Builder) -> dict[str, str]:
 class BuildOptions:
     """What is built from what, and where it goes."""
 
-    model: str = field(metadata={"help": "Hugging Face folder or name of the model, or a PEFT adapter's folder."})
     data: str = field(
         metadata={"help": "Sources (JSONL): records, or {image, question} rows; the answer may be missing."}
     )
     output: str = field(metadata={"help": "Preference records to write (JSONL). The same command again resumes."})
+    model: str | None = plugins.option(
+        None,
+        "Hugging Face folder or name, or a PEFT adapter's folder. Where the model only writes, also URL#MODEL, such as "
+        "http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct, of a server that speaks OpenAI's protocol.",
+    )
     media_root: str | None = plugins.option(None, "Folder that media paths start from (default: the data file's own).")
     adapter: str | None = plugins.option(None, "PEFT adapter folder to put on top of the model.")
     dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
@@ -178,16 +204,13 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         "--data SOURCES.jsonl --output PAIRS.jsonl",
     )
     builder, options = flags.parse(parser, arguments)
+    model_wanted = getattr(plugin, "wants", BACKBONE)
+    if model_wanted == NOTHING and options.model:
+        raise InputError("this builder needs no model: leave it out", field="model")
+    if model_wanted != NOTHING and not options.model:
+        raise InputError("is missing: give --model, the model that writes", field="model")
     found = sources(options.data)
-    from mmalign import backbones  # imports torch, which --help and unreadable sources do without
-
-    model = backbones.load(
-        options.model,
-        adapter=options.adapter,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        trust_remote_code=options.trust_remote_code,
-    )
+    model = _load_model(options, model_wanted) if options.model else None
     root, output = Path(options.media_root or Path(options.data).parent), Path(options.output)
     summary = build(
         builder,
@@ -202,6 +225,18 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         print(_report(builder, summary, output))
         if root.resolve() != output.parent.resolve():
             print(f"media paths start from {root}: train with --media_root {root}")
+
+
+def _load_model(options: BuildOptions, wanted: str) -> Writer:
+    if endpoint.is_address(options.model) and wanted == BACKBONE:
+        raise InputError(f"needs a model of its own, not one behind {options.model}", field="model")
+    return endpoint.load_writer(
+        options.model,
+        adapter=options.adapter,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def _report(builder: Builder, summary: Summary, output: Path) -> str:

@@ -148,7 +148,7 @@ class BDHS:
         missing = [
             Job(record.prompt, images, key=record.id) for record, images in opened.values() if record.chosen is None
         ]
-        written = iter(_generate(unit, model, missing, max_new_tokens=self.max_answer_tokens))
+        written = iter(unit.write(model, missing, max_new_tokens=self.max_answer_tokens))
         for record, images in opened.values():
             text = text_of(record.chosen) if record.chosen else next(written).strip()
             if text.strip():
@@ -163,10 +163,7 @@ class BDHS:
             return Drop("no_image")
         if record.chosen is None and not self.write_chosen:
             return Drop("no_answer")
-        try:
-            return unit.images(record)
-        except InputError as error:  # one about the path itself, not the file, has no reason
-            return Drop(getattr(error, "reason", "bad_path"), str(error))
+        return unit.images(record)
 
     # ---- one try ---------------------------------------------------------------------------------------------
 
@@ -226,9 +223,8 @@ class BDHS:
     def _sample(
         self, unit: Unit, model: Backbone, jobs: Sequence[Job], limit: int, stop: Callable[[str], bool] | None = None
     ) -> list[str]:
-        return _generate(
-            unit, model, jobs, max_new_tokens=limit, temperature=self.temperature, top_p=self.top_p, stop=stop
-        )
+        options = {"max_new_tokens": limit, "temperature": self.temperature, "top_p": self.top_p, "stop": stop}
+        return unit.write(model, jobs, **options)
 
     @cached_property
     def _encode(self) -> _similarity.Encoder:
@@ -277,11 +273,3 @@ class BDHS:
 
 def _sentence_ended(written: str) -> bool:
     return _sentences.first_end(written) is not None
-
-
-def _generate(unit: Unit, model: Backbone, jobs: Sequence[Job], **options: Any) -> list[str]:
-    """What the model writes, ``unit.batch_size`` jobs at a time."""
-    size = unit.batch_size
-    return [
-        text for start in range(0, len(jobs), size) for text in model.generate(jobs[start : start + size], **options)
-    ]

@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from mmalign.benchmarks import chair
-from mmalign.records import Record, RecordFile, Spans, atomic_write, json_line, text_of, write_jsonl
+from mmalign.records import Record, RecordFile, atomic_write, json_line, text_of, write_jsonl
 from mmalign.scenes import MODEL
 from mmalign.scenes.demo import Demo, processes
+from mmalign.spans import differences
 
 BASE = "base"
 ENTRANTS: dict[str, tuple[str, ...]] = {
@@ -154,28 +154,6 @@ def enriched(record: Record, question: Any, other: str) -> Record:
         rejected_scores=rewards[1],
         rejected_images=(other,),
     )
-
-
-def differences(first: str, second: str) -> tuple[Spans, Spans]:
-    """Character spans of the words in which two texts differ; what only one of them says is marked there."""
-    words = [list(_words(text)) for text in (first, second)]
-    texts = [[text[start:end] for start, end in own] for text, own in zip((first, second), words, strict=True)]
-    found: tuple[list, list] = ([], [])
-    for kind, *places in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
-        if kind == "equal":
-            continue
-        for side, (start, end) in enumerate((places[:2], places[2:])):
-            if start < end:
-                found[side].append((words[side][start][0], words[side][end - 1][1]))
-    return tuple(found[0]), tuple(found[1])
-
-
-def _words(text: str) -> Iterator[tuple[int, int]]:
-    end = 0
-    for word in text.split():
-        start = text.index(word, end)
-        end = start + len(word)
-        yield start, end
 
 
 def most_alike(objects: Mapping[str, set[str]]) -> dict[str, str]:

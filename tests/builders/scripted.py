@@ -32,8 +32,10 @@ class Scripted:
         temperature: float = 0.0,
         top_p: float = 1.0,
         stop: Callable[[str], bool] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
-        self.calls.append(list(jobs))
+        batch_size = batch_size or len(jobs)
+        self.calls += [list(jobs[start : start + batch_size]) for start in range(0, len(jobs), batch_size)]
         texts = [self._write(self.reply(job, temperature == 0), max_new_tokens, stop) for job in jobs]
         self.written += texts
         return texts
