@@ -11,7 +11,9 @@ from mmalign.records import RecordFile, validate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the verb."""
-    parser.description = "Check every record of a JSONL file: fields, messages, placeholders, and that its pictures open."
+    parser.description = (
+        "Check every record of a JSONL file: fields, messages, placeholders, and that its pictures open."
+    )
     parser.epilog = "Example: mmalign validate pairs.jsonl --media_root images"
     parser.add_argument("file", type=Path, help="record file (JSONL)")
     parser.add_argument("--media_root", type=Path, help="folder that media paths start from (default: the file's own)")
