@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -185,15 +185,19 @@ class Endpoint:
 def _spoken(job: Job) -> list[dict[str, Any]]:
     """A job's messages in the protocol's form, each picture in its place."""
     pictures = iter(job.images)
-    blocks = {
-        "text": lambda block: {"type": "text", "text": block["text"]},
-        "image": lambda block: {"type": "image_url", "image_url": {"url": _data_uri(next(pictures))}},
-    }
     messages = [*job.messages, *([assistant_message(job.prefix)] if job.prefix else ())]
     return [
-        {"role": message["role"], "content": [blocks[block["type"]](block) for block in message["content"]]}
+        {"role": message["role"], "content": [_block(block, pictures) for block in message["content"]]}
         for message in messages
     ]
+
+
+def _block(block: dict[str, str], pictures: Iterator[Image.Image]) -> dict[str, Any]:
+    if block["type"] == "text":
+        return {"type": "text", "text": block["text"]}
+    if block["type"] != "image":
+        raise InputError(f"a server is asked about text and pictures, not about a {block['type']}: give its frames")
+    return {"type": "image_url", "image_url": {"url": _data_uri(next(pictures))}}
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -1,0 +1,164 @@
+"""A model behind a server: what is asked of it, what is made of its answers, and what happens when it fails."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmalign import endpoint
+from mmalign.backbones import Job
+from mmalign.records import InputError, user_message
+
+Reply = Callable[[dict[str, Any]], tuple[int, Any]]
+
+
+class Server:
+    """Answers by ``reply`` and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.reply: Reply = lambda body: (200, said("A cat."))
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append(body)
+                outer.keys.append(self.headers.get("Authorization"))
+                status, answer = outer.reply(body)
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.name = f"http://127.0.0.1:{self.http.server_port}/v1#tiny"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(endpoint, "PATIENCE", (0.0, 0.0))
+    running = Server()
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": text}}]}
+
+
+def weighed(**probabilities: float) -> dict[str, Any]:
+    top = [{"token": token.replace("_", " "), "logprob": math.log(p)} for token, p in probabilities.items()]
+    return {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": top}]}}]}
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+
+
+def job(text: str = "What is here?", **more: Any) -> Job:
+    return Job([user_message(text, images=1)], (picture(),), **more)
+
+
+def test_what_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(endpoint.KEY, "secret")
+    writer = endpoint.load_writer(server.name)
+    assert writer.generate([job(seed=2**40 + 7)], max_new_tokens=9, temperature=0.5, top_p=0.9) == ["A cat."]
+    [body] = server.asked
+    assert body["model"] == "tiny" and body["max_tokens"] == 9 and body["temperature"] == 0.5 and body["top_p"] == 0.9
+    assert body["seed"] == (2**40 + 7) % 2**31 and server.keys == ["Bearer secret"]
+    image, text = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is here?"}
+    data = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert (np.asarray(Image.open(io.BytesIO(data))) == np.asarray(picture())).all(), "pixels arrive as they are"
+    assert "continue_final_message" not in body
+    assert writer.fingerprint() == server.name
+
+
+def test_answers_come_in_the_order_of_the_jobs(server: Server) -> None:
+    server.reply = lambda body: (200, said(body["messages"][0]["content"][1]["text"]))
+    jobs = [job(f"q{number}") for number in range(20)]
+    assert endpoint.load_writer(server.name).generate(jobs, max_new_tokens=5, batch_size=4) == [
+        f"q{number}" for number in range(20)
+    ]
+    assert endpoint.load_writer(server.name).generate([], max_new_tokens=5) == []
+
+
+def test_an_answer_that_is_begun_is_continued(server: Server) -> None:
+    endpoint.load_writer(server.name).generate([job(prefix="There is")], max_new_tokens=5)
+    [body] = server.asked
+    assert body["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "There is"}]}
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
+
+
+def test_stop_is_asked_of_ever_longer_beginnings(server: Server) -> None:
+    server.reply = lambda body: (200, said(" a cat. And a dog."))
+    [text] = endpoint.load_writer(server.name).generate(
+        [job()], max_new_tokens=50, stop=lambda text: text.endswith(". ")
+    )
+    assert text == " a cat. "
+
+
+def test_choice(server: Server) -> None:
+    server.reply = lambda body: (200, weighed(A=0.3, _A=0.3, B=0.2, C=0.1))
+    [shares] = endpoint.load_writer(server.name).choose([job()], ["A", "B"])
+    assert shares == pytest.approx([0.75, 0.25]), "tokens that spell the same answer count together"
+    assert server.asked[0]["logprobs"] is True and server.asked[0]["max_tokens"] == 1
+    server.reply = lambda body: (200, weighed(C=0.9))
+    assert endpoint.load_writer(server.name).choose([job()] * 3, ["A", "B"]) == pytest.approx(np.full((3, 2), 0.5))
+    server.reply = lambda body: (200, said("A"))
+    with pytest.raises(InputError, match="gives no token probabilities"):
+        endpoint.load_writer(server.name).choose([job()], ["A", "B"])
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    answers = iter([(503, b"busy"), (429, b"slowly"), (200, said("At last."))])
+    server.reply = lambda body: next(answers)
+    assert endpoint.load_writer(server.name).generate([job()], max_new_tokens=5) == ["At last."]
+
+
+@pytest.mark.parametrize("status, answer, problem", [
+    (400, b"no such model", "refused .400.*no such model"),
+    (503, b"busy", "refused .503"),
+    (200, b"<html>", "no JSON"),
+    (200, {"object": "error"}, "gave no choice"),
+])  # fmt: skip
+def test_failures_are_told_in_one_line(server: Server, status: int, answer: Any, problem: str) -> None:
+    server.reply = lambda body: (status, answer)
+    with pytest.raises(InputError, match=problem) as caught:
+        endpoint.load_writer(server.name).generate([job()], max_new_tokens=5)
+    assert str(caught.value).startswith("http://127.0.0.1")
+    assert len(server.asked) == (3 if status == 503 else 1), "only what may pass is tried again"
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "PATIENCE", ())
+    with pytest.raises(InputError, match="cannot be reached"):
+        endpoint.load_writer("http://127.0.0.1:9/v1#tiny").generate([job()], max_new_tokens=5)
+
+
+def test_what_a_server_cannot_do(server: Server) -> None:
+    writer = endpoint.load_writer(server.name)
+    with pytest.raises(InputError, match="image tokens can be hidden only"):
+        writer.generate([job(keep=np.ones(4, dtype=bool))], max_new_tokens=5)
+    with pytest.raises(InputError, match="not about a video"):
+        writer.generate([Job([user_message("What?", videos=1)])], max_new_tokens=5)
+    with pytest.raises(InputError, match="URL#MODEL"):
+        endpoint.load_writer("http://127.0.0.1:8000/v1")
