@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmalign import checks
-from mmalign.records import InputError, Question, Record, assistant_message, read_jsonl, user_message
+from mmalign.records import InputError, Question, Record, RowFile, assistant_message, user_message
 
 
 def _media_name(value: object) -> str:
@@ -24,21 +24,31 @@ _ROW: dict[str, checks.Check] = {
 }
 
 
-def sources(path: str | Path) -> list[Record]:
+class Sources(RowFile):
+    """The sources in a JSONL file by index, read when asked for; see `sources`."""
+
+    def __getitem__(self, index: int) -> Record:
+        return _source(super().__getitem__(index), file=self.path, line=self.line_of(index))
+
+
+def sources(path: str | Path) -> Sequence[Record]:
     """The sources in a JSONL file, each line one of these::
 
         {"id": "a", "prompt": "What is here?", "images": ["a.png"], "chosen": [...]}     a record
         {"id": "a", "prompt": "What is here?", "images": ["a.png"]}                      without an answer
         {"image": "a.png", "question": "What is here?", "answer": "A cat."}              answer and id may be missing
 
-    A source without an answer has ``chosen`` None. A row without an id is named after its picture and line.
+    A source without an answer has ``chosen`` None. A row without an id is named after its picture and line. All lines
+    are looked at once; the sources themselves are read when they are needed, so a million of them take no memory.
 
     Raises:
         InputError: at the first line that is none of them; or the file holds no line.
     """
-    found = list(read_jsonl(path, _source))
-    if not found:
+    found = Sources(path)
+    if not len(found):
         raise InputError("holds no record", file=path)
+    for _ in found:
+        pass
     return found
 
 

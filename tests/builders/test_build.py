@@ -159,7 +159,7 @@ def test_a_builder_of_the_users_own(tmp_path: Path) -> None:
 def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path, tmp_path: Path) -> None:
     """Every source ends as a record or as a counted drop."""
     backbone = backbones.load(model, device="cpu")
-    found = builders.sources(shared_data / "photos" / "questions.jsonl")[:6]
+    found = list(builders.sources(shared_data / "photos" / "questions.jsonl"))[:6]
     builder = load("bdhs", max_sentence_tokens=8, max_answer_tokens=12)
     summary = build(
         builder, found, backbone, tmp_path / "pairs.jsonl", media_root=shared_data / "photos", progress=False

@@ -29,7 +29,7 @@ def test_records_prompts_and_rows(tmp_path: Path) -> None:
         {"image": "in/a.png", "question": "What is here?"},
         {"image": "in/a.png", "question": "What is here?", "answer": "A cat.", "id": "d"},
     )
-    assert sources(path) == [
+    assert list(sources(path)) == [
         Record("a", PROMPT, CHOSEN, images=("a.png",), weight=2.0),
         Record("b", PROMPT, images=("a.png",), meta={"x": 1}),
         Record("a-4", PROMPT, images=("in/a.png",)),
