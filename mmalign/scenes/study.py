@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,19 +27,30 @@ from mmalign.scenes.demo import Demo, processes
 from mmalign.spans import differences
 
 BASE = "base"
-ENTRANTS: dict[str, tuple[str, ...]] = {
-    "sft": ("sft",),
-    "dpo": ("dpo",),
-    "dpo + sft": ("dpo", "--sft_weight", "1"),
-    "robust_dpo": ("robust_dpo",),
-    "mm_dpo": ("mm_dpo",),
-    "tdpo 1": ("tdpo", "--version", "1"),
-    "tdpo 2": ("tdpo",),
-    "rrpo": ("rrpo",),
-    "rdpo": ("rdpo",),
-    "mdpo": ("mdpo",),
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One training: an objective at its own defaults but for ``flags``, on the file ``pairs``."""
+
+    objective: str
+    flags: tuple[str, ...] = ()
+    pairs: str = "pairs"
+
+
+ENTRANTS = {
+    "sft": Entrant("sft"),
+    "dpo": Entrant("dpo"),
+    "dpo + sft": Entrant("dpo", ("--sft_weight", "1")),
+    "robust_dpo": Entrant("robust_dpo"),
+    "mm_dpo": Entrant("mm_dpo"),
+    "tdpo 1": Entrant("tdpo", ("--version", "1")),
+    "tdpo 2": Entrant("tdpo"),
+    "rrpo": Entrant("rrpo"),
+    "rdpo": Entrant("rdpo"),
+    "mdpo": Entrant("mdpo"),
 }
-"""What is compared: an objective, at its own defaults but for these flags."""
+"""What is compared."""
 
 COLUMNS = {
     "CHAIR_i ↓": ("chair", "metrics", "chair_i"),
@@ -59,23 +70,31 @@ AS_SHARES = {"CHAIR_i ↓", "CHAIR_s ↓", "recall ↑", "POPE adversarial ↑",
 
 @dataclass(frozen=True)
 class Study(Demo):
-    """One seed of the study: a demo with several trainings.
+    """Train the bundled model with each objective on the same pairs, and compare what becomes of it.
+
+    One seed of it: a demo with several trainings.
 
     Attributes:
-        learning_rate: of every objective.
-        entrants: which of `ENTRANTS` take part.
+        learning_rate: of every training.
+        entrants: which of ``all_entrants`` take part.
     """
 
     learning_rate: float = 1e-4
     entrants: tuple[str, ...] = tuple(ENTRANTS)
+    all_entrants: ClassVar[Mapping[str, Entrant]] = ENTRANTS
+    module: ClassVar[str] = "mmalign.scenes.study"
 
     def prepare(self) -> None:
-        """Everything that the objectives share, unless it is there."""
+        """Everything that the trainings share, unless it is there."""
         self.begin()
-        if "prepared" not in self._state():
-            for move in (self.world, self.build, self.enrich):
+        for move in self.preparations():
+            if move.__name__ not in self._state().get("prepared", ()):
                 move()
-            self._remember(prepared=True)
+                self._remember(prepared=[*self._state().get("prepared", ()), move.__name__])
+
+    def preparations(self) -> tuple[Callable[[], None], ...]:
+        """What comes before the first training, in order."""
+        return self.world, self.build, self.enrich
 
     def _settings(self) -> dict[str, Any]:
         return {key: value for key, value in super()._settings().items() if key != "entrants"}
@@ -91,7 +110,7 @@ class Study(Demo):
             write_jsonl(self.folder / f"{name}.jsonl", rows)
 
     def compare(self) -> None:
-        """Train with each objective, and let each model answer and rank."""
+        """Train as each entrant says, and let each model answer and rank."""
         self.answer(BASE, MODEL)
         self.rank(BASE, MODEL)
         for name in self.entrants:
@@ -101,14 +120,15 @@ class Study(Demo):
             self.rank(name, model)
 
     def train_with(self, name: str, output: Path) -> None:
-        """Train the bundled model with one objective."""
-        objective, *flags = ENTRANTS[name]
-        ends = () if objective == "sft" else ("--end_of_turn", "false")  # BDHS's answers end where others did
+        """Train the bundled model once."""
+        entrant = self.all_entrants[name]
+        ends = () if entrant.objective == "sft" else ("--end_of_turn", "false")  # BDHS's answers end where others did
         self._launch(
-            "mmalign.cli", "train", objective, "--config", Path(__file__).with_name("study.yaml"), "--model", MODEL,
-            "--data", self.folder / "pairs.jsonl", "--media_root", self.folder / "world" / "pairs",
-            "--output_dir", output, "--seed", self.seed, "--learning_rate", self.learning_rate,
-            "--per_device_train_batch_size", max(1, 16 // self.processes), *ends, *flags,
+            "mmalign.cli", "train", entrant.objective, "--config", Path(__file__).with_name("study.yaml"),
+            "--model", MODEL, "--data", self.folder / f"{entrant.pairs}.jsonl",
+            "--media_root", self.folder / "world" / "pairs", "--output_dir", output,
+            "--seed", self.seed, "--learning_rate", self.learning_rate,
+            "--per_device_train_batch_size", max(1, 16 // self.processes), *ends, *entrant.flags,
         )  # fmt: skip
 
     def answer(self, name: str, model: str | Path) -> None:
@@ -279,25 +299,39 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study, or go on with it. Returns the exit status."""
+def in_words(studies: Sequence[Study]) -> str:
+    """The tables and what is said of the pairs, as Markdown."""
+    return f"{table(studies)}\n\n{changes(studies)}\n\n{pairs_in_words(studies)}"
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    kind: type[Study] = Study,
+    told: Callable[[Sequence[Study]], str] = in_words,
+) -> int:
+    """Run a study, or go on with it. Returns the exit status."""
+    command, name = f"python -m {kind.module}", kind.module.rpartition(".")[2]
+    runs = Path("runs") / name
     parser = argparse.ArgumentParser(
-        prog="python -m mmalign.scenes.study",
-        description="Train the bundled model with each objective on the same pairs, and compare what becomes of it.",
-        epilog="Example: python -m mmalign.scenes.study --output runs/study --seeds 0 1 2",
+        prog=command,
+        description=(kind.__doc__ or "").partition("\n")[0],
+        epilog=f"Example: {command} --output {runs} --seeds 0 1 2",
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/study"), help="folder to write (default runs/study)")
+    parser.add_argument("--output", type=Path, default=runs, help=f"folder to write (default {runs})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each: other pictures, pairs and order")
-    parser.add_argument("--objectives", nargs="+", choices=ENTRANTS, default=list(ENTRANTS), metavar="NAME",
-                        help=f"which to compare (default all: {', '.join(ENTRANTS)})")  # fmt: skip
-    parser.add_argument("--learning_rate", type=float, default=Study.learning_rate, help="of every objective")
+    known = list(kind.all_entrants)
+    parser.add_argument(
+        "--entrants", nargs="+", choices=known, default=known, metavar="NAME",
+        help=f"which to compare (default all: {', '.join(known)})",
+    )  # fmt: skip
+    parser.add_argument("--learning_rate", type=float, default=kind.learning_rate, help="of every training")
     parser.add_argument("--pictures", type=int, default=2000, help="pictures that pairs are built on")
     parser.add_argument("--held_out", type=int, default=300, help="more of them, whose pairs are only ranked")
     parser.add_argument("--test", type=int, default=300, help="pictures that models are judged on")
     parser.add_argument("--processes", type=int, help="ranks (default: one a GPU, or two on CPUs)")
     options = parser.parse_args(arguments)
     studies = [
-        Study(
+        kind(
             (options.output / f"seed-{seed}").resolve(),
             seed=seed,
             pictures=options.pictures,
@@ -305,17 +339,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             test=options.test,
             processes=options.processes or processes(),
             learning_rate=options.learning_rate,
-            entrants=tuple(options.objectives),
+            entrants=tuple(options.entrants),
         )
         for seed in options.seeds
     ]
     for study in studies:
         study.prepare()
         study.compare()
-    made = f"{table(studies)}\n\n{changes(studies)}\n\n{pairs_in_words(studies)}"
+    made = told(studies)
     (options.output / "table.md").write_text(made + "\n", encoding="utf-8")
-    draw(studies, options.output / "objectives.png")
-    print(f"\n{made}\n\nThe same in {options.output / 'table.md'}; the picture is {options.output / 'objectives.png'}.")
+    picture = options.output / f"{name}.png"
+    draw(studies, picture)
+    print(f"\n{made}\n\nThe same in {options.output / 'table.md'}; the picture is {picture}.")
     return 0
 
 
