@@ -75,6 +75,10 @@ def load_writer(name: str, **options: Any) -> Writer:
         address, _, model = name.partition("#")
         if not model:
             raise InputError(f"{name} does not say which model: give URL#MODEL", field="model")
+        if options.get("adapter"):
+            raise InputError(
+                "an adapter is put on a model that is loaded here; a server brings its own", field="adapter"
+            )
         return Endpoint(address.rstrip("/"), model)
     from mmalign import backbones  # imports torch
 

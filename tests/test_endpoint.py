@@ -162,3 +162,5 @@ def test_what_a_server_cannot_do(server: Server) -> None:
         writer.generate([Job([user_message("What?", videos=1)])], max_new_tokens=5)
     with pytest.raises(InputError, match="URL#MODEL"):
         endpoint.load_writer("http://127.0.0.1:8000/v1")
+    with pytest.raises(InputError, match="a server brings its own"):
+        endpoint.load_writer(server.name, adapter="runs/dpo")

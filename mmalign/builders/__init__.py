@@ -32,6 +32,7 @@ from mmalign.runs import Drop, Summary
 
 if TYPE_CHECKING:
     from PIL import Image
+    from transformers import HfArgumentParser
 
     from mmalign.backbones import Job
     from mmalign.endpoint import Writer
@@ -161,18 +162,35 @@ class BuildOptions:
         metadata={"help": "Sources (JSONL): records, or {image, question} rows; the answer may be missing."}
     )
     output: str = field(metadata={"help": "Preference records to write (JSONL). The same command again resumes."})
-    model: str | None = plugins.option(
-        None,
-        "Hugging Face folder or name, or a PEFT adapter's folder. Where the model only writes, also URL#MODEL, such as "
-        "http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct, of a server that speaks OpenAI's protocol.",
-    )
     media_root: str | None = plugins.option(None, "Folder that media paths start from (default: the data file's own).")
+    unit_size: int = plugins.option(16, "Sources in a unit: what is batched, and the most that a kill can cost.")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What builders write with that want a model."""
+
+    model: str = field(metadata={"help": "Hugging Face folder or name of the model, or a PEFT adapter's folder."})
     adapter: str | None = plugins.option(None, "PEFT adapter folder to put on top of the model.")
     dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
     attn_implementation: str = plugins.option("sdpa", "sdpa or eager.")
     trust_remote_code: bool = plugins.option(False, "Run code that came with the model.")
-    unit_size: int = plugins.option(16, "Sources in a unit: what is batched, and the most that a kill can cost.")
     batch_size: int = plugins.option(8, "Texts that the model writes at a time: as many as fit in memory.")
+
+
+@dataclass(frozen=True)
+class WriterOptions(ModelOptions):
+    """What builders write with that want any model that writes."""
+
+    model: str = field(
+        metadata={
+            "help": "Hugging Face folder or name of the model, or a PEFT adapter's folder; or URL#MODEL, such as "
+            "http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct, of a server that speaks OpenAI's protocol (vLLM)."
+        }
+    )
+
+
+_MODEL_OPTIONS: dict[str, list[type]] = {BACKBONE: [ModelOptions], WRITER: [WriterOptions], NOTHING: []}
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> int:
@@ -194,42 +212,36 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
-    plugin = plugins.find_class(__name__, name)
-    parser = flags.parser(
-        [plugin, BuildOptions],
-        prog=f"mmalign build {name}",
-        usage="%(prog)s --model MODEL --data SOURCES.jsonl --output PAIRS.jsonl [--config FILE.yaml] [flags]",
-        description=(plugin.__doc__ or "").strip(),
-        epilog=f"Example: mmalign build {name} --config data_builders/bdhs.yaml --model MODEL "
-        "--data SOURCES.jsonl --output PAIRS.jsonl",
-    )
-    builder, options = flags.parse(parser, arguments)
-    model_wanted = getattr(plugin, "wants", BACKBONE)
-    if model_wanted == NOTHING and options.model:
-        raise InputError("this builder needs no model: leave it out", field="model")
-    if model_wanted != NOTHING and not options.model:
-        raise InputError("is missing: give --model, the model that writes", field="model")
+    builder, options, *of_model = flags.parse(parser(name), arguments)
     found = sources(options.data)
-    model = _load_model(options, model_wanted) if options.model else None
+    model = _load_model(of_model[0]) if of_model else None
     root, output = Path(options.media_root or Path(options.data).parent), Path(options.output)
-    summary = build(
-        builder,
-        found,
-        model,
-        output,
-        media_root=root,
-        unit_size=options.unit_size,
-        batch_size=options.batch_size,
-    )
+    batch_size = {"batch_size": of_model[0].batch_size} if of_model else {}
+    summary = build(builder, found, model, output, media_root=root, unit_size=options.unit_size, **batch_size)
     if summary.complete:
         print(_report(builder, summary, output))
         if root.resolve() != output.parent.resolve():
             print(f"media paths start from {root}: train with --media_root {root}")
 
 
-def _load_model(options: BuildOptions, wanted: str) -> Writer:
-    if endpoint.is_address(options.model) and wanted == BACKBONE:
-        raise InputError(f"needs a model of its own, not one behind {options.model}", field="model")
+def parser(name: str) -> HfArgumentParser:
+    """The command line of a builder: its own options, what is built, and the model's where it wants one."""
+    plugin = plugins.find_class(__name__, name)
+    of_model = _MODEL_OPTIONS[getattr(plugin, "wants", BACKBONE)]
+    given = f"{'--model MODEL ' if of_model else ''}--data SOURCES.jsonl --output PAIRS.jsonl"
+    shelf = "" if name.endswith(".py") or ":" in name else f" --config data_builders/{name}.yaml"
+    return flags.parser(
+        [plugin, BuildOptions, *of_model],
+        prog=f"mmalign build {name}",
+        usage=f"%(prog)s {given} [--config FILE.yaml] [flags]",
+        description=(plugin.__doc__ or "").strip(),
+        epilog=f"Example: mmalign build {name}{shelf} {given}",
+    )
+
+
+def _load_model(options: ModelOptions) -> Writer:
+    if endpoint.is_address(options.model) and not isinstance(options, WriterOptions):
+        raise InputError(f"is to be loaded here, not behind {options.model}", field="model")
     return endpoint.load_writer(
         options.model,
         adapter=options.adapter,

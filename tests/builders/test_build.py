@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,29 @@ def test_a_builder_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "shout.py").write_text(MINE.replace("#shout", "#loud"))
     with pytest.raises(InputError, match="files.*shout.py"):
         build(load(f"{tmp_path}/shout.py:Shout", word="WRONG"), sources, model, output, media_root=tmp_path)
+
+
+def test_a_builder_says_what_it_wants_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line asks for a model, takes a server for one, or has no place for either."""
+    write_jsonl(tmp_path / "sources.jsonl", [source(f"s{i}", CAPTION) for i in range(3)])
+    for wants, given, problem in [
+        ("BACKBONE", [], "required: --model"),
+        ("BACKBONE", ["--model", "http://127.0.0.1:9/v1#m"], "field 'model': is to be loaded here"),
+        ("WRITER", ["--model", "http://127.0.0.1:9/v1"], "field 'model'.*give URL#MODEL"),
+        ("NOTHING", ["--model", "m"], "no such flag: --model"),
+        ("NOTHING", [], ""),
+        ("WRITER", ["--model", "http://127.0.0.1:9/v1#m"], ""),
+    ]:
+        (tmp_path / "shout.py").write_text(
+            MINE.replace("    word: str", f"    wants = {wants!r}.lower()\n\n    word: str")
+        )
+        output = tmp_path / f"{wants}{len(given)}.jsonl"
+        paths = ["--data", str(tmp_path / "sources.jsonl"), "--output", str(output)]
+        status = main(f"{tmp_path}/shout.py:Shout", [*paths, *given])
+        assert status == (2 if problem else 0)
+        assert re.search(problem, capsys.readouterr().err)
+    made = next(read_jsonl(output, Record.parse))
+    assert made.meta["model"] == "http://127.0.0.1:9/v1#m"
 
 
 def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path, tmp_path: Path) -> None:
