@@ -53,9 +53,24 @@ def test_dhash_is_near_for_the_same_and_far_for_another(seed: int) -> None:
     brighter = image.point(lambda value: min(255, value * 9 // 10 + 20))
     for like in (shrunk, worse, brighter):
         assert hamming(dhash(like), dhash(image)) <= 4
+        assert correlation(thumbnail(like), thumbnail(image)) > 0.99
     for unlike in (picture(seed + 100, (384, 256)), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)):
         assert hamming(dhash(unlike), dhash(image)) > 16
+        assert correlation(thumbnail(unlike), thumbnail(image)) < 0.8
 
 
 def test_hamming() -> None:
     assert hamming(0, 2**64 - 1) == 64 and hamming(0b1010, 0b1001) == 2 and hamming(7, 7) == 0
+
+
+def test_plain_pictures_correlate_with_plain_ones_alone() -> None:
+    grey, white = (thumbnail(Image.new("RGB", (20, 20), color)) for color in ("grey", "white"))
+    assert correlation(grey, white) == 1 and correlation(grey, thumbnail(picture(0))) == 0
+
+
+def test_drawings_on_one_ground_share_bits_and_are_still_told_apart() -> None:
+    first, second = Image.new("RGB", (90, 80), "white"), Image.new("RGB", (90, 80), "white")
+    first.paste("black", (40, 0, 50, 10))
+    second.paste("black", (40, 70, 50, 80))
+    assert hamming(dhash(first), dhash(second)) <= 4
+    assert correlation(thumbnail(first), thumbnail(second)) < 0.5
