@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _generation, _packing
+from mmalign.backbones import _choice, _generation, _packing
 from mmalign.backbones._packing import Packed, visible
 from mmalign.records import InputError, text_of, user_message
 
@@ -497,6 +498,17 @@ class Backbone:
             for start in range(0, len(jobs), size)
             for text in _generation.generate(self, jobs[start : start + size], **options)
         ]
+
+    def choose(
+        self, jobs: Sequence[_generation.Job], answers: Sequence[str], *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """How likely each of ``answers`` is as the beginning of an answer, among them; see `_choice.choose`.
+
+        Shape: (jobs, answers).
+        """
+        size = batch_size or max(1, len(jobs))
+        starts = range(0, max(1, len(jobs)), size)
+        return np.concatenate([_choice.choose(self, jobs[start : start + size], answers) for start in starts])
 
     def merge_adapter(self) -> None:
         """Fold the adapter into the weights, in place.

@@ -10,7 +10,7 @@ Legend of shapes: R rows (jobs), T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,20 +71,15 @@ def generate(
     """
     if not jobs:
         return []
-    contexts, rows = _distinct_contexts(backbone, jobs)
-    prefixes = [_prefix_ids(backbone, contexts[r], job) for r, job in zip(rows, jobs, strict=True)]
-    input_ids, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
-    features = backbone.image_features(contexts)
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    first = backbone.masks(input_ids, mask - 1, places, whole=False)
-    logits, cache = _step(backbone, input_ids, first, positions, True, [features[row] for row in rows])
+    contexts, rows = distinct_contexts(backbone, jobs)
+    prefixes = [prefix_ids(backbone, contexts[r], job) for r, job in zip(rows, jobs, strict=True)]
+    read = Read.of(backbone, jobs, contexts, rows, prefixes)
 
     seeds = np.array([job.seed for job in jobs], dtype=np.uint64)
     written: list[list[int]] = [[] for _ in jobs]
-    active = np.arange(len(jobs))  # which job each row of the cache is
-    last = positions.amax((0, 2))  # an image's rows and columns may lie beyond the last token's place in time
+    active = np.arange(len(jobs))  # which job each row that is read is
     for step in range(max_new_tokens):
-        tokens = _choose(logits, runs.uniform(seeds[active], step), temperature, top_p)
+        tokens = _choose(read.logits, runs.uniform(seeds[active], step), temperature, top_p)
         finished = np.zeros(len(active), dtype=bool)
         for i, (job, token) in enumerate(zip(active, tokens.tolist(), strict=True)):
             if token in backbone.end_token_ids:
@@ -95,19 +90,75 @@ def generate(
         if finished.all() or step == max_new_tokens - 1:
             break
         if finished.any():
-            rest = torch.from_numpy(np.flatnonzero(~finished)).to(mask.device)
-            active, tokens, mask, last = active[~finished], tokens[rest], mask[rest], last[rest]
-            cache.batch_select_indices(rest)
-        last = last + 1
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        logits, cache = _step(
-            backbone, tokens[:, None], mask, last[None, :, None].expand(len(positions), -1, -1), cache
-        )
+            rest = torch.from_numpy(np.flatnonzero(~finished)).to(tokens.device)
+            active, tokens, read = active[~finished], tokens[rest], read.only(rest)
+        read = read.after(backbone, tokens)
     return [_decode_after(backbone, prefix, text) for prefix, text in zip(prefixes, written, strict=True)]
 
 
-def _distinct_contexts(backbone: Backbone, jobs: Sequence[Job]) -> tuple[list[Context], list[int]]:
-    """Encode every distinct prompt once; for each job the index of its context."""
+@dataclass(frozen=True)
+class Read:
+    """What rows have read so far, and what they expect next.
+
+    Attributes:
+        logits: of each row's next token, float32. Shape: (R, V).
+        cache: transformers' own. It belongs to the latest `Read` alone: earlier ones are used up.
+        mask: which tokens can be seen. Shape: (R, T).
+        last: position of the last token. Shape: (R,).
+        axes: of a position.
+    """
+
+    logits: Tensor
+    cache: Any
+    mask: Tensor
+    last: Tensor
+    axes: int
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        jobs: Sequence[Job],
+        contexts: list[Context],
+        rows: list[int],
+        prefixes: list[list[int]],
+        *,
+        cache: bool = True,
+    ) -> Read:
+        """Prompts and prefixes, read as one batch; without a ``cache`` there is nothing `after` it."""
+        input_ids, mask, positions = _left_padded(backbone, contexts, rows, prefixes, jobs)
+        features = backbone.image_features(contexts)
+        places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        first = backbone.masks(input_ids, mask - 1, places, whole=False)
+        shown = [features[row] for row in rows]
+        logits, filled = _step(backbone, input_ids, first, positions, cache or None, shown)
+        # An image's rows and columns may lie beyond the last token's place in time.
+        return cls(logits, filled, mask, positions.amax((0, 2)), len(positions))
+
+    def after(self, backbone: Backbone, tokens: Tensor) -> Read:
+        """One more token a row. Shape: (R,)."""
+        mask, last = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1), self.last + 1
+        positions = last[None, :, None].expand(self.axes, -1, -1)
+        logits, cache = _step(backbone, tokens[:, None], mask, positions, self.cache)
+        return replace(self, logits=logits, cache=cache, mask=mask, last=last)
+
+    def only(self, rows: Tensor) -> Read:
+        """Some of the rows, by number."""
+        self.cache.batch_select_indices(rows)
+        return replace(self, logits=self.logits[rows], mask=self.mask[rows], last=self.last[rows])
+
+    def repeated(self, times: int) -> Read:
+        """Every row so often, one copy after the other."""
+        self.cache.batch_repeat_interleave(times)
+        rows = torch.arange(len(self.mask), device=self.mask.device).repeat_interleave(times)
+        return replace(self, logits=self.logits[rows], mask=self.mask[rows], last=self.last[rows])
+
+
+def distinct_contexts(backbone: Backbone, jobs: Sequence[Job]) -> tuple[list[Context], list[int]]:
+    """Encode every distinct prompt once; for each job the index of its context.
+
+    Prompts that show the same pictures, which is to say the same objects, share what the tower makes of them.
+    """
     contexts: list[Context] = []
     seen: dict[str, int] = {}
     rows = []
@@ -115,12 +166,12 @@ def _distinct_contexts(backbone: Backbone, jobs: Sequence[Job]) -> tuple[list[Co
         key = job.key or f"\0{number}"
         if key not in seen:
             seen[key] = len(contexts)
-            contexts.append(backbone.encode_prompt(job.messages, job.images))
+            contexts.append(backbone.encode_prompt(job.messages, job.images, tuple(map(id, job.images))))
         rows.append(seen[key])
     return contexts, rows
 
 
-def _prefix_ids(backbone: Backbone, context: Context, job: Job) -> list[int]:
+def prefix_ids(backbone: Backbone, context: Context, job: Job) -> list[int]:
     """Tokens of an answer's beginning as they stand in a templated answer.
 
     Not simply prompt + prefix: a template may put a space before the answer, which belongs to its first token.

@@ -80,7 +80,7 @@ def test_hidden_tokens_keep_positions_and_equal_an_explicit_4d_mask(backbone):
     """The 2-D mask with explicit positions gives the logits of a 4-D mask over the unchanged sequence."""
     keep = np.random.default_rng(0).random(64) < 0.3
     job = Job(PROMPT, (picture(0),), keep=keep)
-    contexts, rows = _generation._distinct_contexts(backbone, [job])
+    contexts, rows = _generation.distinct_contexts(backbone, [job])
     input_ids, mask, positions = _generation._left_padded(backbone, contexts, rows, [[]], [job])
     assert positions[0, 0].tolist() == list(range(len(contexts[0].input_ids)))
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_prefix_has_the_tokens_that_it_has_in_a_whole_answer(backbone, monkeyp
     )
     monkeypatch.setattr(backbone.processor, "chat_template", spaced)
     context = backbone.encode_prompt(PROMPT, [picture(0)])
-    prefix = _generation._prefix_ids(backbone, context, Job(PROMPT, prefix="There is"))
+    prefix = _generation.prefix_ids(backbone, context, Job(PROMPT, prefix="There is"))
     trained = backbone.encode_response(PROMPT, [assistant_message("There is a red circle.")])
     assert trained.input_ids[: len(prefix)].tolist() == prefix
     assert len(prefix) > 0
