@@ -1,0 +1,113 @@
+r"""RRPO: pairs about clips whose differing phrases are tagged, or to be found.
+
+Sarkar and Etemad, "Self-alignment of Large Video Language Models with Refined Regularized Preference Optimization"
+(arXiv 2504.12083). The list for LLaVA-Video and LongVU has each answer twice, plain and tagged::
+
+    {"sample_id": 7, "question": "<image>\nWhat ...?", "src": "...", "media_path": "a/b.mp4", "video": "b.mp4",
+     "answer": "A correct answer.", "answer_masked": "A <MASK> correct </MASK> answer.",
+     "pred": "A wrong answer.", "pred_masked": "A <MASK> wrong </MASK> answer."}
+
+``<image>`` stands for the clip, whose path is ``media_path``, or else ``video``. Tagged phrases become character spans
+of the plain answer. The tags bring white space with them, so the two texts are compared, and mapped, by all characters
+but white space; if they differ in more, the row is dropped. So is a row without a tagged phrase in either answer; one
+with phrases in one answer alone is kept, where the released code drops it without a word.
+
+The list for VideoChat2 has no tags, and several questions a row, each of which becomes a record::
+
+    {"sample_id": 7, "video": "b.mp4", "QA": [{"i": "...", "q": "...", "a": "..."}], "QA_NEG": [...]}
+
+Its spans are the words in which the answers differ (`mmalign.spans.differences`); the released code marks nothing where
+words were only added. The instruction ``i`` is put above the question. A record is of a whole clip: a row with
+``start`` or ``end`` is dropped, until the clip is cut to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmalign import spans
+from mmalign.interop import _tables
+from mmalign.interop._media import Media
+from mmalign.interop._turns import IMAGE, VIDEO, mapping, message, pair, question
+from mmalign.interop.formats import Unfit
+from mmalign.records import Spans
+
+_TAG = re.compile(r"<(/?)MASK>")
+
+
+def rows(source: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of the list; of a row with several questions, one for each, at ``PLACE.QUESTION``."""
+    for place, row in _tables.rows(source):
+        asked = row.get("QA") if isinstance(row, Mapping) else None
+        if not isinstance(asked, list):
+            yield place, row
+            continue
+        wrong = row["QA_NEG"] if isinstance(row.get("QA_NEG"), list) else []
+        for number, qa in enumerate(asked):
+            yield f"{place}.{number + 1}", {**row, "QA": qa, "QA_NEG": wrong[number] if number < len(wrong) else None}
+
+
+def record(row: Any, media: Media) -> dict[str, Any]:
+    """The pair of a row with its spans."""
+    row = mapping(row)
+    prompt, chosen, rejected = _from_qa(row) if "QA" in row else _from_texts(row)
+    sides = pair([message("user", prompt)], chosen, rejected)
+    if row.get("answer_masked") is None and row.get("pred_masked") is None:
+        marked = spans.differences(chosen, rejected)
+    else:
+        marked = tagged(chosen, row.get("answer_masked")), tagged(rejected, row.get("pred_masked"))
+    if not any(marked):
+        raise Unfit("no_span", "no phrase is tagged" if "QA" not in row else "no word differs")
+    path = row.get("media_path") or row.get("video")
+    return {
+        "id": row.get("sample_id"),
+        **sides,
+        "videos": [media.video(path)],
+        "chosen_spans": marked[0],
+        "rejected_spans": marked[1],
+        "meta": {"src": row["src"]} if row.get("src") else {},
+    }
+
+
+def _from_texts(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    return question(row.get("question")).replace(IMAGE, VIDEO), row.get("answer"), row.get("pred")
+
+
+def _from_qa(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    if row.get("start") is not None or row.get("end") is not None:
+        raise Unfit("part_of_clip", "start or end: cut the clip to them, and take them out of the row")
+    good, bad = mapping(row["QA"]), row["QA_NEG"]
+    if not isinstance(bad, Mapping) or bad.get("q") != good.get("q"):
+        raise Unfit("no_answer", "QA_NEG has no answer to the same question", field="QA_NEG")
+    prompt = "\n".join(text for text in (good.get("i"), question(good.get("q"))) if text)
+    return prompt.replace(IMAGE, VIDEO), good.get("a"), bad.get("a")
+
+
+def tagged(plain: str, masked: Any) -> Spans:
+    """Character spans of ``plain`` that ``masked``, the same text with tags in it, puts between tags.
+
+    Raises:
+        Unfit: the texts differ in more than white space (``mismatch``), or a tag has no partner (``tags``).
+    """
+    if not isinstance(masked, str):
+        raise Unfit("tags", "one answer has a tagged text, the other has none")
+    places = [i for i, character in enumerate(plain) if not character.isspace()]
+    seen, start, found = "", None, []
+    pieces = _TAG.split(masked)  # text, "" or "/" of a tag, text, ...
+    for text, closing in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+        seen += "".join(text.split())
+        if closing is None:
+            break
+        if (closing == "/") != (start is not None):
+            raise Unfit("tags", f"<{closing}MASK> without its partner")
+        if closing and start < len(seen):
+            found.append((start, len(seen)))
+        start = None if closing else len(seen)
+    if start is not None:
+        raise Unfit("tags", "<MASK> without its partner")
+    if seen != "".join(plain.split()):
+        raise Unfit("mismatch", f"the tagged text is not the plain one with tags: {plain[:60]!r}")
+    return tuple((places[start], places[end - 1] + 1) for start, end in found)
