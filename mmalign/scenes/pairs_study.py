@@ -2,8 +2,8 @@
 
     python -m mmalign.scenes.pairs_study --output runs/pairs_study
 
-For each seed: pictures, pairs of each kind on them, and one training for each entrant, over as many records as there are
-pairs of its kind (``both, all``: of both). What is measured is as in `mmalign.scenes.study`, and it resumes likewise.
+For each seed: pictures, pairs of each kind on them, and one training for each entrant over the pairs of its kind
+(``both, all``: of both, twice as many). The rest is as in `mmalign.scenes.study`; it resumes likewise.
 """
 
 from __future__ import annotations
