@@ -73,9 +73,9 @@ def read(
     rows = getattr(module, "rows", _tables.rows)(source)
     name, ids, summary = _name(module), _Ids(), Summary()
     with (
-        _drop_list(output) as drop,
-        atomic_write(output) as file,
         tqdm(desc=name, unit="row", disable=not progress) as bar,
+        atomic_write(output) as file,
+        _drop_list(output) as drop,  # the last to be opened is the first to be there
     ):
         for place, result in _ahead(partial(_record, module, name, media), rows):
             summary.rows += 1
@@ -203,7 +203,9 @@ def _survey(records: Sequence[Record], module: ModuleType, drop_extras: bool) ->
         lost.update(set(getattr(module, "lost", lambda _: ())(record)))
         lacking.update(needs - given)
     if lacking:
-        raise InputError(f"{_name(module)} needs {_counts(lacking)}, which have none", field=min(lacking))
+        name, count = min(lacking.items())
+        problem = f"{_name(module)} needs {name}, which {count} of {len(records)} records do not have"
+        raise InputError(problem, field=name)
     extras = Counter({name: count for name, count in lost.items() if name not in HARMLESS})
     if extras and not drop_extras:
         raise InputError(

@@ -58,7 +58,7 @@ def _listed(completions: Any) -> list[Mapping[str, Any]]:
 
 def _response(completion: Mapping[str, Any]) -> dict[str, Any] | None:
     """An answer with its scores and critique; None without text or a rating."""
-    text, annotations = completion.get("response"), completion.get("annotations") or {}
+    text, annotations = completion.get("response"), mapping(completion.get("annotations") or {})
     said = {aspect: mapping(annotations.get(aspect) or {}) for aspect in ASPECTS}
     scores = {_key(aspect): rating for aspect in ASPECTS if (rating := _rating(said[aspect].get("Rating"))) is not None}
     if not scores or not isinstance(text, str) or not text.strip():
