@@ -568,12 +568,16 @@ class RecordFile(RowFile):
 
 
 def validate(
-    path: str | Path, media_root: str | Path | None = None, open_media: Callable[[Path], object] | None = None
+    path: str | Path,
+    media_root: str | Path | None = None,
+    open_media: Callable[[Path], object] | None = None,
+    each: Callable[[Record, int], object] | None = None,
 ) -> Iterator[InputError]:
     """Every problem of a record file, in the order of its lines; nothing is raised.
 
     ``open_media`` (``mmalign.media.open_image``) is called once on each distinct image file and reports by
     raising InputError; videos need only exist. Without it no media file is touched.
+    ``each`` is given every record that can be parsed and its line, after its media were opened.
     """
     path = Path(path)
     root = path.parent if media_root is None else Path(media_root)
@@ -583,7 +587,7 @@ def validate(
     try:
         for number, _, line in _lines(path):
             empty = False
-            for problem in _problems(line, number, first_line, media):
+            for problem in _problems(line, number, first_line, media, each):
                 problem.file, problem.line = path, number
                 yield problem
     except InputError as error:  # the file itself cannot be read
@@ -593,7 +597,13 @@ def validate(
         yield InputError("holds no record", file=path)
 
 
-def _problems(line: bytes, number: int, first_line: dict[str, int], media: _MediaCheck | None) -> Iterator[InputError]:
+def _problems(
+    line: bytes,
+    number: int,
+    first_line: dict[str, int],
+    media: _MediaCheck | None,
+    each: Callable[[Record, int], object] | None,
+) -> Iterator[InputError]:
     try:
         obj = _decode(line)
         identity = obj.get("id") if isinstance(obj, dict) else None
@@ -605,6 +615,8 @@ def _problems(line: bytes, number: int, first_line: dict[str, int], media: _Medi
         return
     if media:
         yield from media(record)
+    if each:
+        each(record, number)
 
 
 class _MediaCheck:
