@@ -14,22 +14,12 @@ from mmalign.scenes.study import (
     COLUMNS,
     Study,
     changes,
-    differences,
     enriched,
     most_alike,
     pairs_in_words,
     ranking,
     table,
 )
-
-
-def test_differences_are_marked_on_both_sides_and_where_only_one_says_something():
-    first, second = "A red square is here. It is big.", "A blue square is here."
-    mine, theirs = differences(first, second)
-    assert [first[a:b] for a, b in mine] == ["red", "It is big."]
-    assert [second[a:b] for a, b in theirs] == ["blue"]
-    assert differences(first, first) == ((), ())
-    assert [list(span) for span in differences("A dog", "Two cats")[0]] == [[0, 5]]
 
 
 def test_most_alike_is_another_picture_with_other_things():
