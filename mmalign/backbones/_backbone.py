@@ -185,9 +185,16 @@ class Backbone:
     # ---- text and pictures to tensors --------------------------------------------------------------------
 
     def template(self, messages: Sequence[dict], *, generation_prompt: bool) -> str:
-        return self.processor.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation_prompt
-        )
+        """The messages in the model's chat template. Raises InputError where it refuses them, a system turn say."""
+        from jinja2 import TemplateError  # what templates are rendered with
+
+        try:
+            return self.processor.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise InputError(f"the model's chat template refuses turns of {roles}: {error}", field="prompt") from None
 
     def encode_prompt(
         self,

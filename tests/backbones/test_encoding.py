@@ -55,6 +55,12 @@ def test_a_template_without_the_prefix_property_is_refused(backbone):
         backbone.encode_response(PROMPT, [assistant_message("A red circle.")])
 
 
+def test_a_template_that_refuses_the_turns_says_so_in_one_line(backbone):
+    backbone.processor.chat_template = "{{- raise_exception('System role not supported') -}}"
+    with pytest.raises(InputError, match="refuses turns of system, user: System role not supported"):
+        backbone.encode_prompt([{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *PROMPT])
+
+
 @pytest.mark.parametrize("template", [None, SPACED], ids=["its own", "LLaVA-1.5's"])
 @pytest.mark.parametrize("lead", ["", "  "], ids=["plain", "space first"])
 def test_spans_are_those_of_the_text_as_it_stands_in_the_record(backbone, template, lead):
