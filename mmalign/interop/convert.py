@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,6 +52,7 @@ def read(
     media_root: str | Path | None = None,
     media_output: str | Path | None = None,
     check_media: bool = True,
+    options: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Summary:
     """Write the rows of ``source`` as records; what cannot be is listed in ``OUTPUT.drops.jsonl``.
@@ -63,6 +64,7 @@ def read(
         media_root: folder that paths in the source start from; by default the source's own.
         media_output: folder for pictures that are inside the source; by default ``media`` beside the output.
         check_media: open the media that the source names; else they need not even exist.
+        options: of the format, by its ``OPTIONS``.
 
     Raises:
         InputError: the source is malformed or not a single row of it can be used; the output is there already.
@@ -70,7 +72,7 @@ def read(
     module, source, output = _find(format, "record", "read"), Path(source), Path(output)
     _refuse_existing(output)
     media = _media(source, output, media_root, media_output, check_media)
-    rows = getattr(module, "rows", _tables.rows)(source)
+    rows = getattr(module, "rows", _tables.rows)(source, **_checked(options or {}, module))
     name, ids, summary = _name(module), _Ids(), Summary()
     with (
         tqdm(desc=name, unit="row", disable=not progress) as bar,
@@ -236,6 +238,15 @@ def _name(module: ModuleType) -> str:
     return Path(module.__file__).stem
 
 
+def _checked(options: Mapping[str, str], module: ModuleType) -> Mapping[str, str]:
+    """``options``, if the format has them all."""
+    known = getattr(module, "OPTIONS", {})
+    for name in options.keys() - known.keys():
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise InputError(f"{_name(module)} has no option {name!r} ({has})", field="option")
+    return options
+
+
 def _media(source: Path, output: Path, root: Any, store: Any, check: bool) -> Media:
     """Pictures that are written are named from the output's folder, or from a media root that holds them too."""
     own = source if source.is_dir() else source.parent
@@ -309,6 +320,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--media_output", type=Path, help="with --from: folder for pictures that the input holds as bytes"
     )
     parser.add_argument("--no_media", action="store_true", help="with --from: do not look at the media files it names")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --from: an option of FORMAT, see above",
+    )
     parser.add_argument("--drop_extras", action="store_true", help="with --to: leave out what FORMAT cannot carry")
 
 
@@ -324,9 +342,10 @@ def command(options: argparse.Namespace) -> int:
             media_root=options.media_root,
             media_output=options.media_output,
             check_media=not options.no_media,
+            options=_named_values(options.option),
         )
     else:
-        for name in ("media_output", "no_media"):
+        for name in ("media_output", "no_media", "option"):
             if getattr(options, name):
                 raise InputError("goes with --from", field=name)
         summary = write(
@@ -340,12 +359,24 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _named_values(given: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping."""
+    pairs = [text.partition("=") for text in given]
+    for text, (_, sign, _) in zip(given, pairs, strict=True):
+        if not sign:
+            raise InputError(f"expected NAME=VALUE, got {text!r}", field="option")
+    return {name: value for name, _, value in pairs}
+
+
 def _list_of_formats() -> str:
     lines = []
     for name in plugins.names(FORMATS):
         module = plugins.find_module(FORMATS, name)
         ways = [way for way, function in (("reads", "record"), ("writes", "row")) if hasattr(module, function)]
         lines.append(f"  {name:<15} {plugins.summary(FORMATS, name)} ({', '.join(ways)})")
+        lines += [
+            f"  {'':<15}   --option {option}=...: {text}" for option, text in getattr(module, "OPTIONS", {}).items()
+        ]
     return "\n".join(lines)
 
 

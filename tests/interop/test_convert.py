@@ -306,10 +306,25 @@ def test_the_verb_there_and_back(tmp_path: Path, own: str, capsys) -> None:
     assert "left out: meta                          2  100.0%" in capsys.readouterr().out
 
 
+def test_options_of_a_format_go_to_its_rows(tmp_path: Path, own: str) -> None:
+    with open(own, "a") as file:
+        file.write(
+            '\nOPTIONS = {"answer": "what every row says"}\n\n\n'
+            'def rows(source, *, answer="A"):\n    yield "here", {"q": "Q?", "a": answer}\n'
+        )
+    arguments = ["convert", "x", "--from", own, "--output", str(tmp_path / "out.jsonl"), "--option"]
+    assert cli.main([*arguments, "answer=B=C"]) == 0
+    [record] = read_jsonl(tmp_path / "out.jsonl", Record.parse)
+    assert (record.id, record.chosen) == ("here", says("B=C"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--from", "rrpo", "--drop_extras"], "field 'drop_extras': goes with --to"),
+        (["--from", "rrpo", "--option", "split"], "field 'option': expected NAME=VALUE, got 'split'"),
+        (["--from", "rrpo", "--option", "split=x"], "field 'option': rrpo has no option 'split' (it has none)"),
+        (["--to", "rrpo", "--option", "split=x"], "field 'option': goes with --from"),
         (["--to", "rrpo", "--no_media"], "field 'no_media': goes with --from"),
         (["--to", "rrpo", "--media_output", "m"], "field 'media_output': goes with --from"),
     ],

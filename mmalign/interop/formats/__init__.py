@@ -8,6 +8,8 @@ The first line of a file's docstring is what ``mmalign convert --help`` says of 
   used raises `Unfit` or another InputError, and is dropped, counted and listed. Called from several threads at a time.
 - ``rows(source) -> Iterator[(place, row)]``, if the rows are not simply those of JSONL, JSON or parquet files
   (`mmalign.interop._tables.rows`). What it raises ends the conversion.
+- ``OPTIONS``, optional: option -> what it is. ``rows`` is given those that the user named (``--option NAME=VALUE``), as
+  keywords with string values.
 
 A format that can be written has
 
