@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmalign import runs
 from mmalign.backbones import _choice, _generation, _packing
 from mmalign.backbones._packing import Packed, visible
+from mmalign.media.noise import Noise
 from mmalign.records import InputError, text_of, user_message
 
 _TOWERS = ("vision_tower", "vision_model", "visual")
@@ -44,6 +45,7 @@ _TOKENWISE = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 """What processors give beside tokens and media, a value a token."""
 
 _PROJECTORS = ("projector", "connector", "merger")
+_PROJECTOR_NAMES = ("multi_modal_projector", "connector", "merger")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Features:
 
     tokens: Tensor
     deepstack: tuple[Tensor, ...] = ()
+
+    def only(self, kept: Tensor) -> Features:
+        """Those of some of the image tokens. Shape: (N,), boolean."""
+        return Features(self.tokens[kept], tuple(layer[kept] for layer in self.deepstack))
 
 
 @dataclass(frozen=True)
@@ -336,6 +342,14 @@ class Backbone:
         causal = type(self).both_ways is Backbone.both_ways and set(self.layer_types) == {"full_attention"}
         return causal and self.attention in ("sdpa", _packing.NAME)
 
+    @cached_property
+    def allows_gaps(self) -> bool:
+        """Whether only positions say how far apart tokens are, so that some may be missing in between, or added.
+
+        A window counts the tokens of a row instead.
+        """
+        return set(self.layer_types) == {"full_attention"}
+
     def pack(self) -> None:
         """From now on, `run` takes packed rows too."""
         self.decoder.config._attn_implementation = _packing.NAME
@@ -362,6 +376,15 @@ class Backbone:
     def tower(self) -> nn.Module:
         """The vision tower, without projector."""
         return next(getattr(self.hf_model.model, name) for name in _TOWERS if hasattr(self.hf_model.model, name))
+
+    whole_view = 0
+    """Where among the tiles of a picture the view of the whole is."""
+
+    @property
+    def projector(self) -> nn.Module:
+        """What brings the tower's features into the language model's space."""
+        modules = self.hf_model.named_modules()
+        return next(module for name, module in modules if name.rpartition(".")[2] in _PROJECTOR_NAMES)
 
     @property
     def tower_parts(self) -> list[nn.Module]:
@@ -392,6 +415,54 @@ class Backbone:
         features = [Features(own, deep) for own, *deep in zip(tokens, *layers, strict=True)]
         by_key = dict(zip(distinct, features, strict=True))
         return [by_key.get(context.media_key) for context in contexts]
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
+        """One vector a picture, to find pictures that look alike to this model: its tower's features, averaged.
+
+        They are those that the projector is given, so the layer that the model looks through, and neither projector
+        nor language model has a part in them. Where a picture is cut into tiles, only the view of the whole counts:
+        tiles are filled up to the shape of their grid, and pictures of one shape would be alike for that.
+
+        Args:
+            images: any sizes, mode RGB.
+            batch_size: pictures in the tower at a time; moves nothing but floating-point sums.
+
+        Returns:
+            As they are, neither centred nor of length 1. Shape: (N, D), float32.
+        """
+        seen: list[Tensor] = []
+        look = [user_message("", images=1)]
+        handle = self.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        vectors = []
+        try:
+            for start in range(0, len(images), batch_size):
+                contexts = [self.encode_prompt(look, [image]) for image in images[start : start + batch_size]]
+                self.image_features(contexts)
+                features = seen.pop()
+                for own in features.split([_places(context.media["pixel_values"]) for context in contexts]):
+                    whole = own[self.whole_view] if own.dim() > 2 else own
+                    vectors.append(whole.float().mean(0))
+        finally:
+            handle.remove()
+        return torch.stack(vectors).cpu().numpy() if vectors else np.zeros((0, 0), np.float32)
+
+    def with_noise(self, context: Context, noise: Noise) -> Context:
+        """A prompt whose pictures are noised, as the tower gets them: resized, normalised, cut up.
+
+        Tiles of nothing but zeros, which fill up where pictures have fewer than others, stay what they are: SmolVLM
+        knows them by that.
+        """
+        pixels = context.media["pixel_values"]
+        drawn = self.pixel_noise(noise, pixels).to(pixels)
+        filled = (pixels != 0).flatten(-3 if pixels.dim() > 3 else -1).any(-1)
+        filled = filled.view(*filled.shape, *[1] * (pixels.dim() - filled.dim()))
+        noised = noise.alpha_bar**0.5 * pixels + (1 - noise.alpha_bar) ** 0.5 * drawn
+        return replace(context, media={**context.media, "pixel_values": torch.where(filled, noised, pixels)})
+
+    def pixel_noise(self, noise: Noise, pixels: Tensor) -> Tensor:
+        """Standard normal numbers for the pixels of a prompt. Shape: that of ``pixels``."""
+        return torch.from_numpy(noise.draw(pixels.shape))
 
     @cached_property
     def blank(self) -> Context:
@@ -496,15 +567,19 @@ class Backbone:
         top_p: float = 1.0,
         stop: Callable[[str], bool] | None = None,
         batch_size: int | None = None,
+        masking: str | None = None,
     ) -> list[str]:
         """Continue every job's prompt (and prefix), ``batch_size`` at a time; see `_generation.generate`."""
-        size = batch_size or max(1, len(jobs))
-        options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
-        return [
-            text
-            for start in range(0, len(jobs), size)
-            for text in _generation.generate(self, jobs[start : start + size], **options)
-        ]
+        return _generation.generate(
+            self,
+            jobs,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=stop,
+            batch_size=batch_size,
+            masking=masking,
+        )
 
     def choose(
         self, jobs: Sequence[_generation.Job], answers: Sequence[str], *, batch_size: int | None = None
@@ -531,6 +606,11 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
+
+
+def _places(pixels: Tensor) -> int:
+    """How many rows a picture has in its tower's output: its tiles, (..., C, H, W), or its patches, (patches, C)."""
+    return pixels.shape[:-3].numel() if pixels.dim() > 3 else len(pixels)
 
 
 def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:

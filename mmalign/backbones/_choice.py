@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmalign.backbones import _generation
-from mmalign.backbones._generation import Job, Read
+from mmalign.backbones._reading import Prompt, Read, prefix_ids, prompts_of
 from mmalign.records import InputError
 
 if TYPE_CHECKING:
-    from mmalign.backbones._backbone import Backbone, Context
+    from mmalign.backbones._backbone import Backbone
+    from mmalign.backbones._generation import Job
 
 
 @torch.inference_mode()
@@ -41,11 +41,11 @@ def choose(backbone: Backbone, jobs: Sequence[Job], answers: Sequence[str]) -> n
     check_answers(answers)
     if not jobs:
         return np.zeros((0, len(answers)))
-    contexts, rows = _generation.distinct_contexts(backbone, jobs)
-    begun = [_beginnings(backbone, contexts[row], job, answers) for row, job in zip(rows, jobs, strict=True)]
+    prompts = prompts_of(backbone, jobs)
+    begun = [_beginnings(backbone, prompt, job, answers) for prompt, job in zip(prompts, jobs, strict=True)]
     tokens = _padded([rest for _, rests in begun for rest in rests]).to(backbone.device)  # (R * K, L)
     steps = tokens.shape[1]
-    read = Read.of(backbone, jobs, contexts, rows, [shared for shared, _ in begun], cache=steps > 1)
+    read = Read.of(backbone, prompts, [shared for shared, _ in begun], cache=steps > 1)
     scores = _of(read.logits.repeat_interleave(len(answers), 0), tokens[:, 0])
     if steps > 1:
         read = read.repeated(len(answers))
@@ -66,10 +66,10 @@ def check_answers(answers: Sequence[str]) -> None:
 
 
 def _beginnings(
-    backbone: Backbone, context: Context, job: Job, answers: Sequence[str]
+    backbone: Backbone, prompt: Prompt, job: Job, answers: Sequence[str]
 ) -> tuple[list[int], list[list[int]]]:
     """Tokens that prefix and answer have in common whatever the answer, and for each answer those that follow."""
-    whole = [_generation.prefix_ids(backbone, context, replace(job, prefix=job.prefix + answer)) for answer in answers]
+    whole = [prefix_ids(backbone, prompt, replace(job, prefix=job.prefix + answer)) for answer in answers]
     shared = len(os.path.commonprefix(whole))
     return whole[0][:shared], [tokens[shared:] for tokens in whole]
 

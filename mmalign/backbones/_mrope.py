@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.backbones._backbone import Backbone
+from mmalign.media.noise import Noise
 
 
 class MRope(Backbone):
@@ -22,6 +23,14 @@ class MRope(Backbone):
             input_ids, mm_token_type_ids=inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"]
         )
         return positions[:, 0]
+
+    def pixel_noise(self, noise: Noise, pixels: Tensor) -> Tensor:
+        """A patch holds a still picture several times, one behind the other in time: noised once, then repeated."""
+        vision = self.hf_model.config.vision_config
+        shape = len(pixels), -1, vision.temporal_patch_size, vision.patch_size**2  # patches, colours, times, places
+        patches = pixels.view(shape)
+        once = torch.from_numpy(noise.draw((*patches.shape[:2], 1, patches.shape[3])))
+        return once.expand_as(patches).reshape(pixels.shape)
 
     @property
     def tower_parts(self) -> list[nn.Module]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmalign import backbones
-from mmalign.backbones import Job, _generation
+from mmalign.backbones import Job, _generation, _reading
 from mmalign.records import user_message
 
 PROMPT = [user_message("Describe the image.", images=1)]
@@ -76,29 +76,6 @@ def test_hiding_every_image_token_hides_the_picture(backbone):
     assert len(set(seeing)) > 1
 
 
-def test_hidden_tokens_keep_positions_and_equal_an_explicit_4d_mask(backbone):
-    """The 2-D mask with explicit positions gives the logits of a 4-D mask over the unchanged sequence."""
-    keep = np.random.default_rng(0).random(64) < 0.3
-    job = Job(PROMPT, (picture(0),), keep=keep)
-    contexts, rows = _generation.distinct_contexts(backbone, [job])
-    input_ids, mask, positions = _generation._left_padded(backbone, contexts, rows, [[]], [job])
-    assert positions[0, 0].tolist() == list(range(len(contexts[0].input_ids)))
-    with torch.no_grad():
-        logits, _ = _generation._step(backbone, input_ids, mask, positions, None, backbone.image_features(contexts))
-        ids = contexts[0].input_ids
-        allowed = torch.ones(len(ids), len(ids)).tril().bool()
-        image = (ids == backbone.image_token_id).nonzero()[:, 0]
-        allowed[:, image[~torch.from_numpy(keep)]] = False
-        allowed |= torch.eye(len(ids)).bool()  # a hidden token may see itself: nothing reads it
-        additive = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None]
-        plain = backbone.model(
-            input_ids=ids[None], **contexts[0].media, attention_mask=additive, position_ids=positions[0]
-        ).logits[:, -1]
-        full = backbone.model(input_ids=ids[None], **contexts[0].media).logits[:, -1]
-    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
-    assert (logits - full).abs().max() > 1e-2
-
-
 def test_stop_ends_a_row_alone(backbone):
     texts = backbone.generate(jobs(3), max_new_tokens=12, stop=lambda text: len(text) >= 5)
     longer = backbone.generate(jobs(3), max_new_tokens=12)
@@ -137,7 +114,7 @@ def test_a_prefix_has_the_tokens_that_it_has_in_a_whole_answer(backbone, monkeyp
     )
     monkeypatch.setattr(backbone.processor, "chat_template", spaced)
     context = backbone.encode_prompt(PROMPT, [picture(0)])
-    prefix = _generation.prefix_ids(backbone, context, Job(PROMPT, prefix="There is"))
+    prefix = _reading.prefix_ids(backbone, _reading.Prompt.of(context, None), Job(PROMPT, prefix="There is"))
     trained = backbone.encode_response(PROMPT, [assistant_message("There is a red circle.")])
     assert trained.input_ids[: len(prefix)].tolist() == prefix
     assert len(prefix) > 0
