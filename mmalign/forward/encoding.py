@@ -133,15 +133,11 @@ class Encoder:
         return EncodedRecord({c: context for _, c in names}, {r: [response] for r, _ in names}, {}, counted=False)
 
     def _context(self, record: Record, name: str, media_root) -> Context:
-        messages = record.rejected_prompt if name == "rejected_prompt" else record.prompt
-        before = "rejected_" if name == "rejected_media" else ""
-        images, videos = getattr(record, f"{before}images"), getattr(record, f"{before}videos")
-        pictures = open_media(images, media_root, f"{before}images", lambda path: [open_image(path)])
-        clips = open_media(videos, media_root, f"{before}videos", lambda path: read_frames(path, self.frames))
+        messages, images, videos = _prompt_and_media(record, name)
         kinds = tuple(b["type"] for message in messages for b in message["content"] if b["type"] != "text")
-        messages, shown = as_pictures(messages, pictures, clips)
+        messages, pictures = shown(record, media_root, self.frames, name)
         key = (kinds, images, videos)
-        return self.backbone.encode_prompt(messages, shown, media_key=key, text_places=self.prompts)
+        return self.backbone.encode_prompt(messages, pictures, media_key=key, text_places=self.prompts)
 
     def _responses(self, record: Record, name: str) -> list[Response]:
         prompt, _ = as_pictures(record.prompt, [[]] * len(record.images), [[None]] * len(record.videos))
@@ -152,6 +148,30 @@ class Encoder:
             ]
         spans = getattr(record, f"{name}_spans", None) or ()
         return [self.backbone.encode_response(prompt, getattr(record, name), spans)]
+
+
+def shown(record: Record, media_root, frames: int, context: str = "") -> tuple[list[Message], list[Image.Image]]:
+    """A record's prompt, and what it shows: its pictures and ``frames`` of each clip, opened, as in `as_pictures`.
+
+    Args:
+        context: of a view; see `CONTEXTS`.
+
+    Raises:
+        InputError: a file cannot be opened; its cause is the `mmalign.media.MediaError` that has the reason.
+    """
+    messages, images, videos = _prompt_and_media(record, context)
+    before = "rejected_" if context == "rejected_media" else ""
+    pictures = open_media(images, media_root, f"{before}images", lambda path: [open_image(path)])
+    clips = open_media(videos, media_root, f"{before}videos", lambda path: read_frames(path, frames))
+    return as_pictures(messages, pictures, clips)
+
+
+def _prompt_and_media(record: Record, context: str) -> tuple[Messages, tuple[str, ...], tuple[str, ...]]:
+    """Prompt, images and videos that a context is made of."""
+    messages = record.rejected_prompt if context == "rejected_prompt" else record.prompt
+    if context == "rejected_media":
+        return messages, record.rejected_images, record.rejected_videos
+    return messages, record.images, record.videos
 
 
 def as_pictures(

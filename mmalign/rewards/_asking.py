@@ -1,0 +1,95 @@
+"""A model is asked about responses in words, and its answer is read off the probabilities of its first words."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from mmalign.backbones import Job
+from mmalign.endpoint import Writer
+from mmalign.forward import shown
+from mmalign.records import InputError, Messages, Record, text_of, user_message
+from mmalign.rewards import Scored
+
+
+@dataclass(frozen=True, eq=False)
+class Asker:
+    """A generative judge at work; see `mmalign.rewards.Scorer`.
+
+    Attributes:
+        model: that judges.
+        media_root, batch_size, frames: see `mmalign.rewards.Reward`.
+        answers: what is weighed against each other.
+        prefix: beginning of the judge's answer, which it does not get to choose.
+        texts: what is asked about a record, each in a turn of its own.
+        verdict: of a record's id and, for each text, the probability of the first answer.
+    """
+
+    model: Writer
+    media_root: Path
+    batch_size: int
+    frames: int
+    answers: tuple[str, str]
+    prefix: str
+    texts: Callable[[Record], list[str]]
+    verdict: Callable[[str, list[float]], Scored]
+
+    def score(self, records: Iterable[Record]) -> Iterator[Scored]:
+        """Each record's verdict."""
+        rest = iter(records)
+        while several := list(islice(rest, self.batch_size)):
+            yield from self._of(several)
+
+    def _of(self, records: Sequence[Record]) -> Iterator[Scored]:
+        opened: dict[tuple, tuple[Image.Image, ...]] = {}  # one object for a picture of several records: looked at once
+        asked = [self._jobs(record, opened) for record in records]
+        jobs = [job for each in asked if not isinstance(each, InputError) for job in each]
+        found = iter(self.model.choose(jobs, self.answers, batch_size=self.batch_size) if jobs else ())
+        for record, each in zip(records, asked, strict=True):
+            if isinstance(each, InputError):
+                yield Scored(record.id, {}, str(each))
+            else:
+                yield self.verdict(record.id, [float(next(found)[0]) for _ in each])
+
+    def _jobs(self, record: Record, opened: dict[tuple, tuple[Image.Image, ...]]) -> list[Job] | InputError:
+        texts = self.texts(record)
+        kinds = [block["type"] for message in record.prompt for block in message["content"] if block["type"] != "text"]
+        key = (*kinds, record.images, record.videos)
+        try:
+            if key not in opened:
+                opened[key] = tuple(shown(record, self.media_root, self.frames)[1])
+            for text in texts:
+                self._refuse_placeholder(text)
+        except InputError as error:
+            return error
+        pictures = opened[key]
+        return [Job([user_message(text, images=len(pictures))], pictures, self.prefix) for text in texts]
+
+    def _refuse_placeholder(self, text: str) -> None:
+        """One in a response would be taken for a picture."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        if tokenizer and self.model.image_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise InputError("a text holds the model's image placeholder")
+
+
+def conversation(messages: Messages) -> str:
+    """The text of a prompt; of several turns, each after its role."""
+    if len(messages) == 1:
+        return text_of(messages)
+    return "\n".join(f"{message['role']}: {text_of([message])}" for message in messages)
+
+
+def check_template(template: str, wanted: Sequence[str], field: str) -> None:
+    """Raise InputError unless ``template`` has a place for each of ``wanted`` and for nothing else."""
+    try:
+        found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise InputError(f"{error}: write {{{{ for a brace that is meant", field=field) from None
+    if found != set(wanted):
+        places = ", ".join(f"{{{name}}}" for name in wanted)
+        raise InputError(f"must have the places {places}, each at least once, and no other", field=field)
