@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,34 @@ def save(rows: Iterable[Any], target: Path) -> None:
         for number, row in enumerate(rows):
             file.write((between if number else opening) + json_line(row).rstrip(b"\n"))
         file.write(end)
+
+
+def part_of(target: Path, part: str) -> Path:
+    """The file of a part: ``pairs_sft.jsonl`` of ``pairs.jsonl``; the target itself for the part without a name."""
+    return target.with_stem(f"{target.stem}_{part}") if part else target
+
+
+def save_parts(rows: Iterable[tuple[str, Any]], target: Path) -> dict[str, Path]:
+    """Writes (part, row) as JSON lines, each part into a file of its own; if there is one part, that is the target.
+
+    Returns:
+        The file of each part that has rows.
+
+    Raises:
+        InputError: the target does not end in ``.jsonl``, or the file of a part is there already.
+    """
+    if target.suffix != ".jsonl":
+        raise InputError("must end in .jsonl", file=target)
+    files: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for part, row in rows:
+            if part not in files:
+                if part_of(target, part).exists():
+                    raise InputError("is there already; give another --output", file=part_of(target, part))
+                files[part] = stack.enter_context(atomic_write(part_of(target, part)))
+            files[part].write(json_line(row))
+    saved = {part: part_of(target, part) for part in files}
+    if len(saved) == 1:
+        [part] = saved
+        saved[part] = saved[part].rename(target)
+    return saved
