@@ -18,6 +18,7 @@ from PIL import Image
 from mmalign.interop.formats import Unfit
 from mmalign.media import MediaError, open_image
 from mmalign.media.image import FORMATS, check_file
+from mmalign.media.video import frame_places
 from mmalign.records import InputError, media_path
 
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
@@ -65,8 +66,11 @@ class Media:
         """The name of a clip that is a path. Raises as `picture` does; the clip is not decoded."""
         return self._named(value, check_file)
 
-    def frames(self, value: Any) -> list[str]:
-        """The names of the pictures in a folder of frames, in the order of the numbers in their names."""
+    def frames(self, value: Any, count: int = 0) -> list[str]:
+        """The names of the pictures in a folder of frames, in the order of the numbers in their names.
+
+        ``count``: how many, spaced as `mmalign.media.read_frames` does; 0 for all.
+        """
         name = self._inside(value)
         try:
             found = [path.name for path in media_path(name, self.root).iterdir() if path.suffix.lower() in _PICTURES]
@@ -74,7 +78,9 @@ class Media:
             raise MediaError(f"no folder of frames ({error.strerror}): {value}", reason="missing") from None
         if not found:
             raise MediaError(f"a folder without a picture: {value}", reason="missing")
-        return [self.picture(f"{name}/{frame}") for frame in sorted(found, key=_natural)]
+        found.sort(key=_natural)
+        places = frame_places(len(found), count or len(found))
+        return [self.picture(f"{name}/{found[place]}") for place in places]
 
     def is_folder(self, value: Any) -> bool:
         """Whether a path is that of a folder inside the media root."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -332,6 +333,17 @@ def test_options_of_a_format_go_to_its_rows(tmp_path: Path, own: str) -> None:
 def test_flags_that_do_not_go_together(capsys, arguments: list[str], complaint: str) -> None:
     assert cli.main(["convert", "x", *arguments, "--output", "y"]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_the_page_s_commands_can_be_parsed() -> None:
+    page = (REPOSITORY / "docs" / "formats.md").read_text(encoding="utf-8")
+    commands = [line.split("#")[0].split()[2:] for line in page.splitlines() if line.startswith("    mmalign convert ")]
+    assert len(commands) >= 4
+    parser = argparse.ArgumentParser()
+    convert.add_arguments(parser)
+    for command in commands:
+        options = parser.parse_args(command)
+        assert (options.source or options.target) in plugins.names(convert.FORMATS)
 
 
 def test_help_and_the_page_list_every_format(capsys) -> None:

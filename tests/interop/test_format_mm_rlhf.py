@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.records import Record, user_message
+from mmalign.records import InputError, Record, user_message
 from tests.interop.reading import convert_rows, put_pictures, says
 
 
@@ -49,6 +49,15 @@ def test_lists_of_pictures_folders_of_frames_and_files(release: Path) -> None:
     assert records[1].images == tuple(f"video/clip/frame_{i}.jpg" for i in (1, 9, 10))
     assert records[1].prompt == [user_message("What?", images=3)]
     assert records[2].videos == ("video/c.mp4",) and records[2].prompt[0]["content"] == [text("What?"), video]
+
+
+def test_some_frames_of_a_clip(release: Path) -> None:
+    rows = [row(image=None, video="video/clip")]
+    [record], _ = convert_rows(release / "a.jsonl", rows, "mm_rlhf", options={"frames": "1"})
+    assert record.images == ("video/clip/frame_9.jpg",)
+    for wrong in ("0", "many", "-1"):
+        with pytest.raises(InputError, match="field 'frames': expected a number of 1 or more"):
+            convert_rows(release / "a.jsonl", rows, "mm_rlhf", options={"frames": wrong})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Zhang et al., "MM-RLHF" (arXiv 2502.10391). Paths start from the folder of the r
      "chosen_reason": "...", "rejected_reason": "..."}
 
 - ``image`` may be a list; ``video`` stands in its place. A video is a folder of frames, which become pictures, in the
-  order of the numbers in their names. A video file stays one.
+  order of the numbers in their names; ``--option frames=N`` takes N of them, evenly spaced. A video file stays one.
 - ``id`` is the query's: it becomes ``group``, and ids of records are made unique.
 - ``chosen_reason`` and ``rejected_reason`` are the critiques.
 - ``margin``, where there is one, becomes the reward of the chosen answer, against 0.
@@ -16,21 +16,33 @@ Zhang et al., "MM-RLHF" (arXiv 2502.10391). Paths start from the folder of the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmalign.interop import _tables
 from mmalign.interop._media import Media
 from mmalign.interop._turns import IMAGE, VIDEO, mapping, message, pair, question
 from mmalign.interop.formats import Unfit
+from mmalign.records import InputError
+
+OPTIONS = {"frames": "how many frames of a clip, evenly spaced (default: all that its folder holds)"}
 
 
-def record(row: Any, media: Media) -> dict[str, Any]:
+def rows(source: Path, *, frames: str = "") -> Iterator[tuple[str, tuple[int, Any]]]:
+    """Each row with the number of frames to take, 0 for all."""
+    if frames and not (frames.isdecimal() and int(frames)):
+        raise InputError(f"expected a number of 1 or more, got {frames!r}", field="frames")
+    for place, row in _tables.rows(source):
+        yield place, (int(frames or 0), row)
+
+
+def record(row: tuple[int, Any], media: Media) -> dict[str, Any]:
     """The pair of a row."""
-    row = mapping(row)
+    frames, row = row[0], mapping(row[1])
     if row.get("is_tie"):
         raise Unfit("tie", "is_tie: neither answer is the better one")
-    asked, files = _media(row, question(row.get("prompt")), media)
+    asked, files = _media(row, question(row.get("prompt")), media, frames)
     found = {
         "id": row.get("id"),
         **pair([message("user", asked)], row.get("chosen"), row.get("rejected")),
@@ -45,7 +57,7 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     return found
 
 
-def _media(row: Mapping[str, Any], asked: str, media: Media) -> tuple[str, dict[str, list[str]]]:
+def _media(row: Mapping[str, Any], asked: str, media: Media, frames: int) -> tuple[str, dict[str, list[str]]]:
     """The question, without placeholders where frames have taken the place of a clip; and the names of the media."""
     if row.get("video") is None:
         pictures = row["image"] if isinstance(row.get("image"), list) else [row.get("image")]
@@ -54,5 +66,5 @@ def _media(row: Mapping[str, Any], asked: str, media: Media) -> tuple[str, dict[
     if not isinstance(clip, str):
         raise Unfit("no_media", "expected one path", field="video")
     if media.is_folder(clip) or not PurePosixPath(clip).suffix:
-        return asked.replace(IMAGE, "").replace(VIDEO, "").strip("\n"), {"images": media.frames(clip)}
+        return asked.replace(IMAGE, "").replace(VIDEO, "").strip("\n"), {"images": media.frames(clip, frames)}
     return asked.replace(IMAGE, VIDEO), {"videos": [media.video(clip)]}

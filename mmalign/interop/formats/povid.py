@@ -22,28 +22,25 @@ from mmalign.interop._media import Media
 from mmalign.interop._turns import mapping, message, pair, turns
 from mmalign.interop.formats import Unfit
 
-_ANSWER = "answer"  # which turn of a row the record is about
 
-
-def rows(source: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of the list; of a row whose sides differ in several answers, one for each, at ``PLACE.TURN``."""
+def rows(source: Path) -> Iterator[tuple[str, tuple[int, Any]]]:
+    """Each row with the turn that differs, or else the last; several times, at ``PLACE.TURN``, if several differ."""
     for place, row in _tables.rows(source):
         differing = _differing(row)
         for number in differing:
-            yield (f"{place}.{number + 1}" if len(differing) > 1 else place), {**row, _ANSWER: number}
+            yield (f"{place}.{number + 1}" if len(differing) > 1 else place), (number, row)
         if not differing:
-            yield place, row
+            yield place, (-1, row)
 
 
-def record(row: Any, media: Media) -> dict[str, Any]:
+def record(row: tuple[int, Any], media: Media) -> dict[str, Any]:
     """The pair of one answer of a row."""
-    row = mapping(row)
+    number, row = row[0], mapping(row[1])
     good, bad = turns(row.get("conversations")), turns(row.get("rejected_conversations"))
     if [role for role, _ in good] != [role for role, _ in bad]:
         raise Unfit("turns", "the conversations have different turns")
     if any(one != other for one, other in zip(good, bad, strict=True) if one[0] != "assistant"):
         raise Unfit("prompts_differ", "the conversations have different questions")
-    number = row.get(_ANSWER, len(good) - 1)
     if good[number][0] != "assistant":
         raise Unfit("turns", "the conversation does not end with an answer")
     prompt = [message(*turn) for turn in good[:number]]
