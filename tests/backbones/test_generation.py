@@ -94,12 +94,90 @@ def test_sampling_follows_the_distribution():
     assert set(nucleus.tolist()) == {1, 2}  # 0.64 is not enough, 0.64 + 0.24 is
 
 
-def test_one_encoding_for_jobs_of_one_key(backbone, monkeypatch):
-    calls = []
-    plain = backbone.encode_prompt
-    monkeypatch.setattr(backbone, "encode_prompt", lambda *a: calls.append(1) or plain(*a))
-    backbone.generate([Job(PROMPT, (picture(0),), key="a", prefix=p) for p in ("There", "A", "")], max_new_tokens=2)
-    assert len(calls) == 1
+def plain_choice(logits, uniform, temperature, top_p):
+    """Token by token, all of the vocabulary sorted."""
+    chosen = []
+    for row, wanted in zip((logits.double() / temperature).softmax(-1).tolist(), uniform, strict=True):
+        order = sorted(range(len(row)), key=lambda token: (-row[token], token))
+        nucleus, mass = [], 0.0
+        for token in order:
+            if mass < top_p:
+                nucleus.append(token)
+                mass += row[token]
+        reached = 0.0
+        for token in nucleus:
+            reached += row[token]
+            if reached > wanted * mass:
+                break
+        chosen.append(token)
+    return chosen
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, 8.0])
+@pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "ties"])
+def test_the_likeliest_tokens_decide_as_the_whole_vocabulary_does(top_p, scale, coarse):
+    """Flat distributions and sharp ones, among more tokens than are looked at first."""
+    size = 2 * _generation._LIKELIEST
+    logits = torch.randn(40, size, generator=torch.Generator().manual_seed(0)) * scale
+    logits = logits.bfloat16().float() if coarse else logits
+    uniform = np.concatenate([np.random.default_rng(0).random(37), [0.0, 0.5, 1 - 2**-53]])
+    drawn = _generation._choose(logits, uniform, 1.0, top_p)
+    assert drawn.tolist() == plain_choice(logits, uniform, 1.0, top_p)
+
+
+def unit() -> list[Job]:
+    """Five pictures; three jobs on each, one prompt of them with two prefixes, in no order."""
+    asked = []
+    for i in range(5):
+        shown = (picture(i),)
+        asked += [Job(PROMPT, shown, prefix, key=f"a{i}", seed=10 * i + len(prefix)) for prefix in ("There is a", "")]
+        asked.append(Job([user_message("Is it red? Say why.", images=1)], shown, key=f"b{i}", seed=99 + i))
+    return [asked[i] for i in np.random.default_rng(0).permutation(len(asked))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, None])
+def test_a_unit_is_read_once_and_written_in_order(backbone, monkeypatch, batch_size):
+    expected = [backbone.generate([job], max_new_tokens=9, temperature=1.0)[0] for job in unit()]
+    prompts, pictures, rows = [], [], []
+    encode, merge, run = backbone.encode_prompt, backbone.merge_media, backbone.run
+    monkeypatch.setattr(backbone, "encode_prompt", lambda *a: prompts.append(a) or encode(*a))
+    monkeypatch.setattr(backbone, "merge_media", lambda contexts: pictures.append(len(contexts)) or merge(contexts))
+    monkeypatch.setattr(backbone, "run", lambda ids, *a, **o: rows.append(len(ids)) or run(ids, *a, **o))
+    asked = unit()
+    assert backbone.generate(asked, max_new_tokens=9, temperature=1.0, batch_size=batch_size) == expected
+    assert len(set(expected)) == 15
+    assert len(prompts) == 10, "every prompt is encoded once"
+    assert sum(pictures) == 5 and max(pictures) <= (batch_size or 5), "every picture is looked at once"
+    assert max(rows) == (batch_size or 15)
+
+
+def prompt(length: int) -> _reading.Prompt:
+    ids = torch.full((length,), 9)
+    return _reading.Prompt("", ids, ids[None], ids > 0, length, None)
+
+
+def test_rows_of_like_length_stand_together(backbone):
+    """With every prompt another, order is all there is to win."""
+    lengths = [30, 5, 29, 6, 4, 31, 7]
+    prompts, prefixes = [prompt(3) for _ in lengths], [[9] * (length - 3) for length in lengths]
+    assert _reading.batches(backbone, prompts, prefixes, 3) == [[5, 0, 2], [6, 3, 1], [4]]
+    assert _reading.batches(backbone, prompts, prefixes, 100) == [[5, 0, 2, 6, 3, 1, 4]]
+
+
+def test_rows_of_one_long_prompt_stand_together(backbone):
+    """Even where their lengths differ: it is read once."""
+    first, second, short = prompt(600), prompt(600), prompt(20)
+    prompts = [first, second, short, second, first, second, first]
+    prefixes = [[9] * length for length in (1, 40, 30, 2, 30, 20, 10)]
+    found = _reading.batches(backbone, prompts, prefixes, 3)
+    assert [[prompts[i] for i in batch] for batch in found] == [[second] * 3, [first] * 3, [short]]
+    assert [_reading.shares(backbone, *_reading._picked(batch, prompts, prefixes)) for batch in found] == [
+        True, True, False]  # fmt: skip
+
+
+def test_nothing_to_write(backbone):
+    assert backbone.generate([], max_new_tokens=3, batch_size=2) == []
 
 
 def test_a_prefix_has_the_tokens_that_it_has_in_a_whole_answer(backbone, monkeypatch):
