@@ -1,9 +1,10 @@
 """BDHS: a rejected answer that the model gives when it can hardly see the picture.
 
 Amirloo et al., "Understanding Alignment in Multimodal LLMs: A Comprehensive Study" (arXiv 2407.02477), section 4
-and algorithm 1, in its attention-mask form. docs/builders/bdhs.md says where this differs from it, and why.
+and algorithm 1. The picture is hidden by an attention mask, by noise on its pixels (appendix E.1), or by both.
+docs/builders/bdhs.md says where this differs from the paper, and why.
 
-Each sentence of the good answer y+ is cut at a random word, and its rest is written anew with most image tokens
+Each sentence of the good answer y+ is cut at a random word, and its rest is written anew with most of the picture
 hidden, after the true text before it. So the rejected answer leaves y+ for what the language prior says, and
 comes back to it with the next sentence.
 """
@@ -11,7 +12,7 @@ comes back to it with the next sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from mmalign import runs
 from mmalign.backbones import Backbone, Job
 from mmalign.builders import Drop, Unit, _rewriting, _sentences, _similarity
+from mmalign.media.noise import MAX_STEPS, Noise
 from mmalign.plugins import option
 from mmalign.records import InputError, Record, assistant_message, text_of
 
@@ -32,12 +34,16 @@ SWAP_RATE = 0.5
 
 @dataclass(frozen=True)
 class _Source:
-    """A record with its pictures open and its good answer known; ``image_tokens`` are those of its prompt."""
+    """A record with its pictures open and its good answer known.
+
+    ``image_tokens`` are those of its prompt; ``similarities`` to the good answer are those of the tries so far.
+    """
 
     record: Record
     images: Images
     chosen: str
     image_tokens: int
+    similarities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,25 @@ class _Draft:
     attempt: int
     similarity: float | None = None
 
+    @property
+    def similarities(self) -> tuple[float, ...]:
+        """Of all guided tries, up to this one."""
+        return self.source.similarities + (() if self.similarity is None else (self.similarity,))
+
 
 @dataclass(frozen=True)
 class BDHS:
     """Rejected answers by bias-driven hallucination sampling (arXiv 2407.02477, algorithm 1).
 
     The sentences of the chosen answer, each continued by the model from a random word on, while most image
-    tokens are hidden from it.
+    tokens are hidden from it, or its pictures noised.
     """
 
     rho_th: float = option(0.99, "Share of image tokens that is hidden, from 0 (none) to 1 (all).")
     keep_tokens: float | None = option(None, "Instead of rho_th: how many image tokens to keep, on average.")
+    noise_steps: int = option(
+        0, "Steps of diffusion noise on the pixels, 0 to 1000; with rho_th 0 it alone hides them."
+    )
     n_tries: int = option(5, "Tries for a record. The last one, if not the only one, is unguided: a whole answer.")
     eps_s: float = option(0.97, "A guided try is taken if its similarity to the chosen answer is below this.")
     encoder: str = option("words", "Measures it: words, sentence-transformers:NAME or path/to/file.py:Class.")
@@ -97,6 +111,7 @@ class BDHS:
     def __post_init__(self) -> None:
         self._check("rho_th", 0 <= self.rho_th <= 1, "from 0 to 1")
         self._check("keep_tokens", self.keep_tokens is None or self.keep_tokens >= 0, "0 or more")
+        self._check("noise_steps", 0 <= self.noise_steps <= MAX_STEPS, f"from 0 to {MAX_STEPS}")
         self._check("temperature", self.temperature >= 0, "0 or more")
         self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         self._check("compare", self.compare in ("sentence", "text"), "sentence or text")
@@ -127,7 +142,7 @@ class BDHS:
                 if last or draft.similarity < self.eps_s:
                     yield draft.source.record.id, self._result(draft)
                 else:
-                    pending.append(draft.source)
+                    pending.append(replace(draft.source, similarities=draft.similarities))
 
     @staticmethod
     def outcome(record: Record) -> str:
@@ -218,7 +233,10 @@ class BDHS:
 
     def _job(self, source: _Source, keep: np.ndarray, attempt: int, sentence: int, prefix: str) -> Job:
         seed = runs.stable_seed(self.seed, source.record.id, attempt, sentence)
-        return Job(source.record.prompt, source.images, prefix, seed, keep, key=source.record.id)
+        noise = None
+        if self.noise_steps:  # one draw a try, whatever the sentence
+            noise = Noise(self.noise_steps, runs.stable_seed(self.seed, source.record.id, attempt, "noise"))
+        return Job(source.record.prompt, source.images, prefix, seed, keep, source.record.id, noise)
 
     def _sample(
         self, unit: Unit, model: Backbone, jobs: Sequence[Job], limit: int, stop: Callable[[str], bool] | None = None
@@ -251,6 +269,7 @@ class BDHS:
             "tries": draft.attempt,
             "guided": draft.similarity is not None,
             "similarity": draft.similarity if draft.similarity is None else round(draft.similarity, 6),
+            "similarities": [round(similarity, 6) for similarity in draft.similarities],
             "kept_tokens": int(draft.keep.sum()),
             "image_tokens": source.image_tokens,
             "chosen_by": "source" if record.chosen else "model",

@@ -10,6 +10,7 @@ from scripted import IMAGE_TOKENS, Scripted, media, run, source
 
 from mmalign.backbones import Job
 from mmalign.builders import Drop, load
+from mmalign.media.noise import Noise
 from mmalign.records import InputError, Record, text_of
 
 CAPTION = "A red circle is at the top.  There is a blue star, No. 3, here.\n- Yes, it is big."
@@ -49,7 +50,7 @@ def test_record(root: Path) -> None:
     assert (made.id, made.prompt, made.images, made.chosen) == ("s#bdhs", given.prompt, given.images, given.chosen)
     assert (made.group, made.weight) == ("g", 2.0)
     similarity = made.meta.pop("similarity")
-    assert 0 < similarity < 0.97
+    assert 0 < similarity < 0.97 and made.meta.pop("similarities") == [similarity]
     kept = made.meta.pop("kept_tokens")
     assert 0 <= kept < 20
     assert made.meta == {"seed": 5, "tries": 1, "guided": True, "image_tokens": 2 * IMAGE_TOKENS,
@@ -77,6 +78,8 @@ def test_a_try_is_one_batch_and_only_open_records_are_tried_again(root: Path) ->
     outcomes = {name: (record.meta["tries"], record.meta["guided"]) for name, record in made.items()}
     assert outcomes == {"easy": (1, True), "late": (3, True), "hard": (5, False)}
     assert rejected(made["hard"]) == "An elephant." and made["hard"].meta["similarity"] is None
+    assert made["hard"].meta["similarities"] == [1.0] * 4
+    assert made["late"].meta["similarities"] == [1.0, 1.0, made["late"].meta["similarity"]]
     assert [load("bdhs").outcome(made[name]) for name in ("late", "hard")] == ["try 3 (guided)", "try 5 (unguided)"]
 
 
@@ -113,6 +116,34 @@ def test_one_mask_a_try_shared_by_all_sentences(root: Path) -> None:
     assert all((mask == mask[0]).all() for mask in masks)
     assert len({mask[0].tobytes() for mask in masks}) == 5, "each try draws a new one"
     assert made.meta["kept_tokens"] == masks[-1].sum()
+
+
+def test_one_draw_of_noise_a_try_shared_by_all_sentences(root: Path) -> None:
+    """With the mask or alone; it belongs to seed, source and try, and to nothing else."""
+    sources = [source(name, CAPTION) for name in "ab"]
+
+    def noises(*records: Record, **options: object) -> list[list[Noise]]:
+        model = Scripted(lambda job, greedy: CAPTION.removeprefix(job.prefix) if job.prefix else "Else.")
+        run(load("bdhs", n_tries=3, **options), model, root, *records, batch_size=100)
+        assert all(job.keep.all() for job in model.jobs) == (options.get("rho_th") == 0)
+        return [[job.noise for job in call] for call in model.calls]
+
+    tries = noises(*sources, noise_steps=500, rho_th=0.0)
+    assert [len(found) for found in tries] == [6, 6, 2]
+    assert [len(set(found)) for found in tries] == [2, 2, 2], "one a source, whatever the sentence"
+    assert len({noise.seed for found in tries for noise in found}) == 6, "each try draws another"
+    assert {noise.steps for found in tries for noise in found} == {500}
+    assert noises(sources[1], noise_steps=500) == [found[len(found) // 2 :] for found in tries], (
+        "nor the unit, nor rho_th"
+    )
+    assert not {*noises(*sources, noise_steps=500, seed=1)[0]} & {*tries[0]}
+    assert {noise for found in noises(*sources) for noise in found} == {None}
+
+
+def test_an_answer_that_the_model_writes_first_is_of_the_clean_picture(root: Path) -> None:
+    model = Scripted(lambda job, greedy: "A cat. It sits." if greedy else " dog.")
+    run(load("bdhs", noise_steps=500), model, root, source("s", None))
+    assert [job.noise is None for job in model.jobs] == [True, False, False]
 
 
 @pytest.mark.parametrize("options, share", [

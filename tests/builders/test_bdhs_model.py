@@ -75,16 +75,22 @@ def test_seeds(model: Backbone, root: Path) -> None:
     assert written(model, root, *sources, seed=1) != written(model, root, *sources, seed=2)
 
 
-def test_a_picture_is_encoded_once_for_all_sentences(
-    model: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch
+def test_noise_alone_hides_the_picture_and_changes_with_the_seed(model: Backbone, root: Path) -> None:
+    sources = with_picture("a.png")
+    clean = written(model, root, *sources, rho_th=0.0)
+    some = written(model, root, *sources, rho_th=0.0, noise_steps=1000)
+    assert some != clean
+    assert written(model, root, *sources, rho_th=0.0, noise_steps=1000, batch_size=1) == some
+    blind = written(model, root, *sources, rho_th=1.0)
+    assert written(model, root, *sources, rho_th=1.0, noise_steps=1000) == blind, "nothing to see, so no noise either"
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_a_picture_is_looked_at_once_for_all_sentences(
+    model: Backbone, root: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
     encoded: list[int] = []
-    features = model.image_features
-
-    def counted(contexts: list) -> list:
-        encoded.append(len({context.media_key for context in contexts}))
-        return features(contexts)
-
-    monkeypatch.setattr(model, "image_features", counted)
-    written(model, root, *with_picture("a.png"), batch_size=64, n_tries=1)
-    assert encoded == [3], "three records of two sentences each"
+    merge = model.merge_media
+    monkeypatch.setattr(model, "merge_media", lambda contexts: encoded.append(len(contexts)) or merge(contexts))
+    written(model, root, *with_picture("a.png"), batch_size=batch_size, n_tries=1)
+    assert encoded == ([3] if batch_size == 64 else [1, 1, 1]), "three records of two sentences each"
