@@ -1,6 +1,6 @@
 """A generative judge: a model is asked which of two responses is better, A or B, in both orders.
 
-As a judge prefers what it reads first, or last, whatever it says (Zheng et al., arXiv 2306.05685, section 3.3), each
+As a judge prefers what it reads first, or last, whatever it says (Zheng et al., arXiv 2306.05685), each
 pair is asked about twice, with the two in turned places, and the probabilities are averaged.
 """
 

@@ -41,3 +41,12 @@ def test_responses_one_by_one_and_two_by_two():
     assert [(two.id, text_of(two.chosen) + text_of(two.rejected)) for two in twos] == [
         ("s#0-1", "ab"), ("s#0-2", "ac"), ("s#1-2", "bc")]  # fmt: skip
     assert {(each.prompt is record.prompt, each.images) for each in ones + twos} == {(True, ("a.png",))}
+
+
+def test_the_example_on_the_page(tmp_path):
+    page = (REPOSITORY / "docs" / "rewards.md").read_text(encoding="utf-8")
+    file = tmp_path / "my_reward.py"
+    file.write_text(page.partition("as the tests run it -->\n```python\n")[2].partition("```")[0])
+    scorer = rewards.load(f"{file}:Brevity", scale=0.5)()
+    record = Record("s", [user_message("?")], [assistant_message("one two three")])
+    assert list(scorer.score([record])) == [("s", {"brevity": -1.5}, "")]

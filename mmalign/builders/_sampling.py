@@ -1,0 +1,145 @@
+"""Several responses to each source: the model's own, sampled, or those that a source brings along."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from mmalign import runs
+from mmalign.backbones import Job
+from mmalign.builders import Drop, Unit
+from mmalign.endpoint import Writer
+from mmalign.forward import shown
+from mmalign.media import MediaError
+from mmalign.plugins import option
+from mmalign.records import InputError, Message, Record, Response, assistant_message, media_path, text_of
+
+Seen = tuple[list[Message], tuple[Image.Image, ...]]
+"""A prompt whose media are all pictures, and these, in order."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A source and responses to it that all say something else.
+
+    Attributes:
+        source: as it was read.
+        responses: two or more.
+        meta: how they came about, for the records that are made of them.
+    """
+
+    source: Record
+    responses: tuple[Response, ...]
+    meta: dict[str, Any]
+
+    @property
+    def listed(self) -> Record:
+        """The source with these responses, as scorers read them (`mmalign.rewards.singles`, ``couples``)."""
+        own = self.source
+        return Record(own.id, own.prompt, responses=self.responses, images=own.images, videos=own.videos)
+
+    def with_scores(self, name: str, scores: Sequence[float]) -> list[Response]:
+        """The responses, each with one more score."""
+        return [
+            Response(each.message, {**each.scores, name: score}, None, each.spans, each.critique)
+            for each, score in zip(self.responses, scores, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of how responses are sampled; what builders that sample are made from."""
+
+    k: int = option(8, "Responses that are sampled for a source.")
+    temperature: float = option(1.0, "Of the samples; 1 samples from the model as it is.")
+    top_p: float = option(1.0, "Sample from the likeliest tokens that hold this much probability.")
+    max_tokens: int = option(512, "Limit of a response.")
+    frames: int = option(8, "Of each clip, evenly spaced; the model sees them as pictures.")
+    seed: int = option(0, "Another seed gives other responses.")
+
+    def __post_init__(self) -> None:
+        self._check("k", self.k >= 2, "2 or more")
+        self._check("temperature", self.temperature > 0, "above 0: at 0 all responses would be the same")
+        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+        self._check("max_tokens", self.max_tokens >= 1, "1 or more")
+        self._check("frames", self.frames >= 1, "1 or more")
+
+    def _check(self, name: str, fine: bool, wanted: str) -> None:
+        if not fine:
+            raise InputError(f"must be {wanted}, got {getattr(self, name)}", field=name)
+
+    def answered(self, unit: Unit, model: Writer, *, use_given: bool) -> Iterator[tuple[str, Answered | Drop]]:
+        """For each source of ``unit`` its id, and its responses or why there are not two.
+
+        All samples of a unit are written together; each has a seed of its own.
+
+        Args:
+            use_given: take the ``responses`` of a source that has them, and sample for the others only.
+        """
+        seen: dict[str, Seen | Drop] = {source.id: self._see(unit, source) for source in unit.items}
+        open_ones = [
+            source
+            for source in unit.items
+            if not isinstance(seen[source.id], Drop) and not (use_given and source.responses)
+        ]
+        jobs = [job for source in open_ones for job in self._jobs(source, seen[source.id])]
+        written = iter(
+            unit.write(model, jobs, max_new_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p)
+        )
+        drawn = {source.id: [next(written).strip() for _ in range(self.k)] for source in open_ones}
+        for source in unit.items:
+            problem = seen[source.id]
+            if isinstance(problem, Drop):
+                yield source.id, problem
+            elif source.id in drawn:
+                yield source.id, self._of_samples(source, drawn[source.id])
+            else:
+                yield source.id, _of_given(source)
+
+    def _see(self, unit: Unit, source: Record) -> Seen | Drop:
+        try:
+            for name in (*source.images, *source.videos):
+                media_path(name, unit.media_root)
+        except InputError as error:
+            return Drop("bad_path", str(error))
+        try:
+            messages, pictures = shown(source, unit.media_root, self.frames)
+        except InputError as error:
+            if isinstance(error.__cause__, MediaError):
+                return Drop(error.__cause__.reason, str(error))
+            raise  # nothing that can read clips is installed
+        return messages, tuple(pictures)
+
+    def _jobs(self, source: Record, seen: Seen) -> list[Job]:
+        messages, pictures = seen
+        seeds = [runs.stable_seed(self.seed, source.id, number) for number in range(self.k)]
+        return [Job(messages, pictures, seed=seed, key=source.id) for seed in seeds]
+
+    def _of_samples(self, source: Record, texts: Sequence[str]) -> Answered | Drop:
+        counts = Counter(filter(None, texts))
+        if not counts:
+            return Drop("model_wrote_nothing")
+        if len(counts) < 2:
+            return Drop("all_alike", next(iter(counts)))
+        meta = {
+            "seed": self.seed,
+            "responses_by": "model",
+            "sampled": self.k,
+            "blank": self.k - counts.total(),
+            "counts": list(counts.values()),
+        }
+        return Answered(source, tuple(Response(assistant_message(text)) for text in counts), meta)
+
+
+def _of_given(source: Record) -> Answered | Drop:
+    """A source's own responses, less those that say what an earlier one says."""
+    distinct: dict[str, Response] = {}
+    for each in source.responses:
+        distinct.setdefault(text_of([each.message]).strip(), each)
+    if len(distinct) < 2:
+        return Drop("all_alike", next(iter(distinct)))
+    return Answered(source, tuple(distinct.values()), {"responses_by": "source", "given": len(source.responses)})
