@@ -1,7 +1,7 @@
 """Preference pairs that a model labels itself, by its implicit reward (SPA, known as Selfie before).
 
-python data_builders/selfie.py --config data_builders/selfie.yaml --model M --reference R --data S.jsonl --output O.jsonl
-deepspeed data_builders/selfie.py --config data_builders/selfie.yaml --model M --reference R --data S.jsonl --output O.jsonl
+python data_builders/selfie.py --config data_builders/selfie.yaml --model ADAPTER --data S.jsonl --output O.jsonl
+deepspeed data_builders/selfie.py --config data_builders/selfie.yaml --model ADAPTER --data S.jsonl --output O.jsonl
 """
 
 from __future__ import annotations
