@@ -109,7 +109,7 @@ def index(arguments: list[str]) -> int:
     """Embed pictures into an index that builders search."""
     from mmalign.retrieval import make
 
-    return _command("index", make, arguments)
+    return make.main(arguments)
 
 
 def convert(arguments: list[str]) -> int:

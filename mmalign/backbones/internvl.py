@@ -9,4 +9,6 @@ from mmalign.backbones._backbone import Backbone
 
 
 class InternVL(Backbone):
-    """Nothing differs."""
+    """Only the order of its tiles differs."""
+
+    whole_view = -1  # after the tiles
