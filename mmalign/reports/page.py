@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -18,6 +19,9 @@ from mmalign.media import open_image
 from mmalign.records import InputError, atomic_write
 from mmalign.reports import comparison, plots
 from mmalign.reports.report import Answer, Report
+
+if TYPE_CHECKING:
+    import jinja2
 
 SMALL = 128  # pixels; a picture up to this size is enlarged with its pixels kept square
 LARGEST = 448  # pixels; a larger picture is shrunk to this
@@ -62,28 +66,36 @@ def write(report: Report, path: Path) -> None:
 def render(report: Report) -> str:
     """The page as text; see `write`."""
     require()
+    # sorted is stable: beyond "changed first" the caller's order stands, so the page picks no winners.
+    examples = sorted(report.examples, key=lambda example: example.change == "none")
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            headlines=comparison.headlines(report),
+            sections=comparison.sections(report),
+            meanings=comparison.meanings(report),
+            plots=plots.draw(report.curves),
+            examples=[(example, inline(open_image(example.image))) for example in examples],
+            changes=CHANGES,
+            counts=Counter(example.change for example in examples),
+            segments=segments,
+            version=__version__,
+        )
+    )
+
+
+def templates() -> jinja2.Environment:
+    """The templates of this room, with all that is put into them escaped: answers are untrusted."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # answers are untrusted
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    # sorted is stable: beyond "changed first" the caller's order stands, so the page picks no winners.
-    examples = sorted(report.examples, key=lambda example: example.change == "none")
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        headlines=comparison.headlines(report),
-        sections=comparison.sections(report),
-        meanings=comparison.meanings(report),
-        plots=plots.draw(report.curves),
-        examples=[(example, inline(open_image(example.image))) for example in examples],
-        changes=CHANGES,
-        counts=Counter(example.change for example in examples),
-        segments=segments,
-        version=__version__,
     )
 
 
