@@ -1,4 +1,4 @@
-"""Corrections: what a corrected answer changed is marked, so that training learns from that alone.
+"""Corrections: what a corrected answer changed is marked, for training on that alone.
 
 Pairs whose chosen answer is the rejected one with its mistakes put right, such as those of Yu et al., "RLHF-V: Towards
 Trustworthy MLLMs via Behavior Alignment from Fine-grained Correctional Human Feedback" (arXiv 2312.00849). They get

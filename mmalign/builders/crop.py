@@ -1,4 +1,4 @@
-"""Crop: the same question and answer beside a small piece of the picture, which does not show what is answered.
+"""Crop: the same question and answer beside a small piece of the picture.
 
 Wang et al., "mDPO: Conditional Preference Optimization for Multimodal Large Language Models" (arXiv 2406.11839): the
 negative picture of its conditional term is a random crop of less than 20 % of the picture. Its released code draws it
@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,9 @@ Box = tuple[int, int, int, int]
 
 TRIES = 10
 """Draws of a shape, before the crop is taken from the middle."""
+
+AT_A_TIME = 4
+"""Records that are worked on: waiting for the disk takes most of the time."""
 
 JPEG_START = b"\xff\xd8\xff"
 JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -71,8 +75,9 @@ class Crop:
         Raises:
             InputError: the folder cannot be written to, or a link leads it out of the media root.
         """
-        for record in unit.items:
-            yield record.id, self._of(record, unit)
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            results = pool.map(lambda record: self._of(record, unit), unit.items)
+            yield from zip((record.id for record in unit.items), results, strict=True)
 
     def _of(self, record: Record, unit: Unit) -> list[Record] | Drop:
         if not record.images:
@@ -89,8 +94,8 @@ class Crop:
         if all(_equal(picture, piece) for picture, piece in zip(pictures, pieces, strict=True)):
             return Drop("same_picture", "the piece looks like the whole: of one colour, or of a few pixels")
         names = [
-            self._write(name, box, piece, unit.media_root)
-            for name, box, piece in zip(record.images, boxes, pieces, strict=True)
+            self._write(record, number, box, piece, unit.media_root)
+            for number, (box, piece) in enumerate(zip(boxes, pieces, strict=True))
         ]
         meta = {
             "seed": self.seed,
@@ -106,13 +111,13 @@ class Crop:
         draws = iter(float(runs.uniform(seed, counter)[0]) for counter in itertools.count())
         return random_box(size, (self.scale_min, self.scale_max), (self.ratio_min, self.ratio_max), draws)
 
-    def _write(self, name: str, box: Box, piece: Image.Image, root: Path) -> str:
+    def _write(self, record: Record, number: int, box: Box, piece: Image.Image, root: Path) -> str:
         """The piece as a file; its name, from the media root.
 
         The name says what picture (by content) and which box of it, and so all that its bytes depend on. A JPEG becomes
         a JPEG, so that it does not show by its grain which picture is the negative one; anything else a PNG.
         """
-        source = media_path(name, root)
+        source = media_path(record.images[number], root)
         with source.open("rb") as file:
             options = JPEG if file.read(len(JPEG_START)) == JPEG_START else PNG
         ending = ".jpg" if options is JPEG else ".png"
@@ -123,7 +128,8 @@ class Crop:
         with checks.within("folder"):
             path = media_path(written, root)  # a link may lead out
         try:
-            with atomic_write(path) as file:
+            temporary = path.with_name(f".{runs.fingerprint(record.id, number)}.tmp")  # no two write the same one
+            with atomic_write(path, temporary) as file:
                 file.write(content.getvalue())
         except OSError as error:
             raise InputError(

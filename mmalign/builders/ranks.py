@@ -1,4 +1,4 @@
-"""Ranks: pairs of the responses that someone has ranked or scored, all of them or the best against the worst.
+"""Ranks: pairs of responses that someone has ranked or scored.
 
 Zhang et al., "MM-RLHF: The Next Step Forward in Multimodal LLM Alignment" (arXiv 2502.10391), section 4.2: every pair
 of responses to a query with different ranks is a pair to learn from, not only the hardest.

@@ -1,4 +1,4 @@
-"""Reward-Augmented Data: each scored pair becomes two, told apart by the score that the answer is to aim at.
+"""Reward-Augmented Data: each scored pair becomes two that ask for either score.
 
 Zhang et al., "Reward-Augmented Data Enhances Direct Preference Alignment of LLMs" (arXiv 2410.08067). Asked for the
 score of the chosen answer, the pair stays as it is; asked for the score of the rejected one, that one is the better

@@ -165,6 +165,15 @@ def test_options_out_of_range(options: dict):
         load("crop", scale_max=1.5)
 
 
+def test_records_that_need_the_same_file_can_write_it_at_once(root: Path):
+    """What is too thin for the wanted shape is cut from the middle, so two records of one picture have one piece."""
+    Image.effect_noise((3, 400), 64).convert("RGB").save(root / "thin.png")
+    sources = [source(f"s{i}", "A cat.", ("thin.png",)) for i in range(40)]
+    made = run(load("crop", scale_min=0.5, scale_max=0.5), None, root, *sources)
+    [name] = {record.rejected_images for record in made.values()}
+    assert [file.name for file in (root / "crops").iterdir()] == [Path(name[0]).name], "and nothing is left behind"
+
+
 def test_a_link_out_of_the_media_root(root: Path, tmp_path_factory: pytest.TempPathFactory):
     outside = tmp_path_factory.mktemp("outside")
     (root / "crops").symlink_to(outside)
