@@ -181,7 +181,7 @@ class _Embed:
             return []
         try:
             return list(self.encoder([each.image for each in opened]))
-        except (ValueError, ZeroDivisionError) as error:
+        except ValueError as error:
             if len(opened) == 1:
                 return [runs.Drop("not_embeddable", str(error))]
             return [vector for each in opened for vector in self._vectors([each])]
@@ -227,8 +227,7 @@ def _report(index: Index) -> str:
     """What was indexed, and how alike neighbours are: what thresholds of a guard are chosen by."""
     about, drops = index.manifest, index.manifest["drops"]
     dropped = "".join(f", {count} dropped ({reason})" for reason, count in drops.items())
-    lines = [
-        f"{index.folder}: {len(index)} pictures, {about['width']} numbers each, as {about['settings']['index']}{dropped}"
-    ]
+    what = f"{about['width']} numbers each, as {about['settings']['index']}{dropped}"
+    lines = [f"{index.folder}: {len(index)} pictures, {what}"]
     lines += [f"  {label:<48} {value:>6.3f}" for label, value in write.similarities(index).items()]
     return "\n".join(lines)

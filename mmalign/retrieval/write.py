@@ -143,10 +143,16 @@ def _empty(settings: Settings, width: int) -> Any:
     import faiss
 
     try:
-        return faiss.index_factory(width, settings.index, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(width, settings.index, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         problem = f"FAISS makes no {settings.index!r} of vectors of {width} numbers ({_last(error)}); as IVF1024,PQ32"
         raise InputError(problem, field="index") from None
+    inner = index
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    if hasattr(inner, "do_polysemous_training"):
+        inner.do_polysemous_training = False  # seconds for each part of a vector, for a search that is not used
+    return index
 
 
 def _search_of(index: Any, settings: Settings) -> str:
@@ -203,14 +209,15 @@ def _last(error: RuntimeError) -> str:
 
 
 def similarities(index: Index) -> dict[str, float]:
-    """How alike pictures are, of some that are spread over the index: each with one far off in it, and with its nearest."""
+    """How alike pictures are: of some that are spread over the index any two, and each with its nearest."""
     rows = np.unique(np.linspace(0, len(index) - 1, min(len(index), _PROBES)).astype(int))
     if len(rows) < 2:
         return {}
     vectors = index.vectors(rows)
-    near = index.neighbours([index.names[row] for row in rows], 1, OFF)
+    any_two = (vectors @ vectors.T)[np.triu_indices(len(rows), 1)]
+    names = index.names
+    near = index.neighbours([names[row] for row in rows], 1, OFF)
     nearest = [found[0].similarity for found in near if found]
-    any_two = (vectors * np.roll(vectors, len(rows) // 2, axis=0)).sum(1)  # pictures of one folder are alike
     return {
         "similarity of any two, median": float(np.median(any_two)),
         "of a picture and its nearest, median": float(np.median(nearest)),
