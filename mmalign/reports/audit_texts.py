@@ -370,16 +370,13 @@ class Scores:
                     f"{percent(seen.ties / seen.both)}."
                 )
             yield Finding(
-                f"score_{name}" if len(name) <= SHORT_NAME else "score",
+                f"score_{name}",
                 name == "reward" and seen.below.count > 0,  # of others lower may be better
                 text,
                 seen.below.count,
                 tuple(seen.below.lines),
                 numbers={"score": name, "low": seen.low, "high": seen.high, "pairs": seen.both, "chosen_lower": share},
             )
-
-
-SHORT_NAME = 13
 
 
 @dataclass

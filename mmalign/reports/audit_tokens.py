@@ -179,9 +179,9 @@ class TokenLengths:
             yield Finding(
                 "too_long",
                 True,
-                f"{self.long.count} of {len(self.lengths)} records ({percent(self.long.count / len(self.lengths))}) "
-                f"have more than --max_length {self.max_length} tokens; {self.hopeless.count or 'none'} of them by "
-                "prompt and media alone, which shortening cannot help.",
+                f"Longer than --max_length {self.max_length}: {self.long.count} of {len(self.lengths)} records "
+                f"({percent(self.long.count / len(self.lengths))}), {self.hopeless.count or 'none'} of them by prompt "
+                "and media alone, which shortening cannot help.",
                 self.long.count,
                 tuple(self.long.lines),
                 numbers={"max_length": self.max_length, "prompt_alone": self.hopeless.count},
@@ -203,6 +203,8 @@ def _spread(values: array) -> dict[str, float]:
 
 
 def _said(spread: dict[str, float]) -> str:
+    if spread["min"] == spread["max"]:
+        return f"always {spread['min']}"
     return "{min} to {max}, median {median}, 95% up to {p95}".format(**spread)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -10,7 +12,9 @@ import pytest
 
 from mmalign import cli
 from mmalign.records import read_jsonl, validate, write_jsonl
-from mmalign.reports import audit_pictures
+from mmalign.reports import audit_pictures, inspect
+from mmalign.reports import validate as verb
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -93,3 +97,19 @@ def test_each_record_is_given_with_its_line_after_its_media(pairs: Path) -> None
     problems = list(validate(pairs, None, seen.append, lambda record, line: seen.append((record.id, line))))
     assert not problems and [item for item in seen if isinstance(item, tuple)] == [(f"r{i}", i + 1) for i in range(22)]
     assert [Path(seen[0]).name, seen[1]] == ["0-0.png", ("r0", 1)]
+
+
+def test_the_page_has_every_flag_and_no_other() -> None:
+    text = (REPOSITORY / "docs" / "audit.md").read_text(encoding="utf-8")
+    for module, section in ((verb, "## validate"), (inspect, "## inspect")):
+        parser = argparse.ArgumentParser(add_help=False)
+        module.add_arguments(parser)
+        listed = re.findall(r"^\| `(--\w+)` \|", text.partition(section)[2].partition("\n## ")[0], re.MULTILINE)
+        assert sorted(listed) == sorted(option for action in parser._actions for option in action.option_strings)
+
+
+def test_the_page_has_every_finding() -> None:
+    text = (REPOSITORY / "docs" / "audit.md").read_text(encoding="utf-8")
+    said = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "mmalign" / "reports").glob("audit_*.py"))
+    for kind in re.findall(r'Finding\(\s*"(\w+)"', said):
+        assert f"`{kind}`" in text
