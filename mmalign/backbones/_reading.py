@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmalign.backbones._cache import roomy_cache
 from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Read:
         input_ids, mask, positions, last = _left_padded(backbone, rows)
         places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         seen = backbone.masks(input_ids, mask - 1, places, whole=False)
+        cache = roomy_cache() if cache and backbone.allows_gaps else cache
         logits, filled = _step(backbone, input_ids, seen, positions, cache, [row.features for row in rows])
         return cls(logits, filled, mask, last, len(positions))
 

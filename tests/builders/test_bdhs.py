@@ -264,7 +264,7 @@ def test_comparing_whole_texts_saturates(root: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"rho_th": 1.5}, {"keep_tokens": -1}, {"n_tries": 0}, {"temperature": -0.1}, {"top_p": 0},
+    {"rho_th": 1.5}, {"keep_tokens": -1}, {"noise_steps": 1001}, {"n_tries": 0}, {"temperature": -0.1}, {"top_p": 0},
     {"compare": "word"}, {"max_sentence_tokens": 0}])  # fmt: skip
 def test_options_out_of_range(options: dict) -> None:
     with pytest.raises(InputError) as caught:
