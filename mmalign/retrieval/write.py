@@ -23,7 +23,7 @@ from mmalign.records import InputError, atomic_write, read_jsonl
 from mmalign.retrieval.index import HASHES, LAYOUT, OFF, Index, read_manifest, set_search
 
 _CHUNK = 1 << 14  # vectors at a time
-_SAMPLE = 1 << 18  # that an index is trained on, at most, unless it has too many cells for that
+_SAMPLE = 1 << 16  # vectors that an index is trained on; more where it has many cells
 _PER_CELL = 64  # vectors that a cell is trained on; FAISS itself warns below 39
 _PROBES = 256  # pictures that the report looks at
 
