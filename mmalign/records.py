@@ -251,6 +251,11 @@ class Record:
     strength: float | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def negative_media(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Images and videos of the visual negative. Of a kind that has none, the record's own stay."""
+        return self.rejected_images or self.images, self.rejected_videos or self.videos
+
     @classmethod
     def parse(cls, obj: object, *, file: str | Path | None = None, line: int | None = None) -> Record:
         """Checks ``obj`` and brings it into block form. Raises InputError with file, line and field."""

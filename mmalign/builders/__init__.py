@@ -12,7 +12,8 @@ on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. It
 - ``wants``, a class variable: `BACKBONE`, a model whose forward it steers (so for one that says nothing); `WRITER`, any
   model that writes texts, here or behind an endpoint; `NOTHING`, no model at all;
 - ``outcome(record) -> str``: the word that a record is counted under when all are built;
-- ``inputs() -> dict[str, str]``: fingerprints of what else its records depend on (an index, a second model).
+- ``inputs() -> dict[str, str]``: fingerprints of what else its records depend on (an index, a second model);
+- ``check(model)``: raises InputError at a model that will not do, before anything is written.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def build(
         "options": asdict(builder),
         "model": model.fingerprint() if model else None,
     }
+    if hasattr(builder, "check"):
+        builder.check(model)
     inputs = builder.inputs() if hasattr(builder, "inputs") else {}
     root = Path(media_root).resolve()
 

@@ -103,8 +103,7 @@ class Crop:
             "sizes": [list(picture.size) for picture in pictures],
             **({"source": record.meta} if record.meta else {}),
         }
-        negative = {"rejected_images": tuple(names), "rejected_videos": record.videos}  # of a clip there is no crop
-        return [replace(record, id=f"{record.id}#crop", meta=meta, **negative)]
+        return [replace(record, id=f"{record.id}#crop", meta=meta, rejected_images=tuple(names))]
 
     def _box(self, record: Record, number: int, size: tuple[int, int]) -> Box:
         seed = np.array([runs.stable_seed(self.seed, record.id, number)], dtype=np.uint64)

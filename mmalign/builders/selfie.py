@@ -58,6 +58,10 @@ class Selfie(Sampling):
         for answered in sound:
             yield answered.source.id, self._result(answered, [next(scored) for _ in answered.responses])
 
+    def check(self, model: Backbone) -> None:
+        """A model without a reference is refused before anything is written."""
+        self._reward.check(model)
+
     def inputs(self) -> dict[str, str]:
         """The reference is part of what records depend on."""
         return {"reference": runs.fingerprint(backbones.fingerprints(self.reference))} if self.reference else {}

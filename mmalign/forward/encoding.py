@@ -160,9 +160,10 @@ def shown(record: Record, media_root, frames: int, context: str = "") -> tuple[l
         InputError: a file cannot be opened; its cause is the `mmalign.media.MediaError` that has the reason.
     """
     messages, images, videos = _prompt_and_media(record, context)
-    before = "rejected_" if context == "rejected_media" else ""
-    pictures = open_media(images, media_root, f"{before}images", lambda path: [open_image(path)])
-    clips = open_media(videos, media_root, f"{before}videos", lambda path: read_frames(path, frames))
+    fields = ["images" if images == record.images else "rejected_images"]
+    fields += ["videos" if videos == record.videos else "rejected_videos"]
+    pictures = open_media(images, media_root, fields[0], lambda path: [open_image(path)])
+    clips = open_media(videos, media_root, fields[1], lambda path: read_frames(path, frames))
     return as_pictures(messages, pictures, clips)
 
 
@@ -170,7 +171,7 @@ def _prompt_and_media(record: Record, context: str) -> tuple[Messages, tuple[str
     """Prompt, images and videos that a context is made of."""
     messages = record.rejected_prompt if context == "rejected_prompt" else record.prompt
     if context == "rejected_media":
-        return messages, record.rejected_images, record.rejected_videos
+        return messages, *record.negative_media
     return messages, record.images, record.videos
 
 

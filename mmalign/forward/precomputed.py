@@ -162,7 +162,7 @@ def _fingerprints(record: Record, encoded: EncodedRecord, media_root: Path) -> d
     if encoded.contexts.keys() != {"rejected_media"}:
         names.update(record.images, record.videos)
     if "rejected_media" in encoded.contexts:
-        names.update(record.rejected_images, record.rejected_videos)
+        names.update(*record.negative_media)
     return {name: _fingerprint(media_path(name, media_root)) for name in sorted(names)}
 
 

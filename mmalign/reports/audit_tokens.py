@@ -61,11 +61,11 @@ class TokenCounter:
             InputError: its texts cannot be encoded for this model.
         """
         own = self._sizes(record, record.images, record.videos)
-        negative = self._sizes(record, record.rejected_images, record.rejected_videos)
+        negative = self._sizes(record, *record.negative_media)
         if own is None or negative is None:
             return None
         prompts = [self._prompt(record, record.prompt, own)]
-        if negative:
+        if negative != own:
             prompts.append(self._prompt(record, record.prompt, negative))
         if record.rejected_prompt:
             prompts.append(self._prompt(record, record.rejected_prompt, own))

@@ -55,15 +55,23 @@ class ImplicitReward:
         engine = Engine(model, reference=True, reference_model=self._reference_model(model)).eval()
         return _ImplicitScorer(self, engine, Encoder(model, VIEWS, frames=frames), Path(media_root), batch_size)
 
+    def check(self, policy: Backbone) -> None:
+        """Refuse, before anything is loaded, a policy that has no reference.
+
+        Raises:
+            InputError: none is named, and the policy is no adapter.
+        """
+        if self.reference is None and not only_adapter_trains(policy.model):
+            raise InputError(
+                "is missing: the model is not an adapter that could be switched off, so say which model it was "
+                "trained from",
+                field="reference",
+            )
+
     def _reference_model(self, policy: Backbone) -> nn.Module | None:
         """None where it is the policy with its adapter off."""
+        self.check(policy)
         if self.reference is None:
-            if not only_adapter_trains(policy.model):
-                raise InputError(
-                    "is missing: the model is not an adapter that could be switched off, so say which model it was "
-                    "trained from",
-                    field="reference",
-                )
             return None
         reference = backbones.load(
             self.reference,

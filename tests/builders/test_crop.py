@@ -97,7 +97,8 @@ def test_record(root: Path):
         assert open_image(root / name).tobytes() == expected.tobytes() and expected.size == (64, 64)
     clip = [{"role": "user", "content": [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What?"}]}]
     mixed = run(load("crop"), None, root, Record("m", clip, given.chosen, images=("a.png",), videos=("a.mp4",)))["m"]
-    assert mixed.rejected_videos == ("a.mp4",) and Record.parse(mixed.to_json()) == mixed
+    assert mixed.rejected_videos == () and Record.parse(mixed.to_json()) == mixed
+    assert mixed.negative_media == (mixed.rejected_images, ("a.mp4",)), "of a clip there is no crop: it stays"
     two = source("t", "A cat.", rejected=source("t", "A dog.").chosen)
     assert run(load("crop"), None, root, two)["t"].rejected == two.rejected
 

@@ -120,8 +120,7 @@ def test_command(moved_model: Path, tiny_model: Path, root: Path, tmp_path: Path
     arguments = ["--model", str(moved_model), "--data", str(data), "--output", str(output), "--media_root", str(root)]
     assert main("selfie", arguments) == 2
     assert "field 'reference': is missing: the model is not an adapter" in capsys.readouterr().err
-    output = tmp_path / "more.jsonl"
-    arguments[5] = str(output)
+    assert not Path(f"{output}.run").exists(), "found out before anything is written"
     assert main("selfie", [*arguments, "--reference", str(tiny_model)]) == 0
     assert "2 records from 2 of 2 sources" in capsys.readouterr().out
     records = list(read_jsonl(output, Record.parse))

@@ -43,6 +43,17 @@ def record(images=(), videos=(), rejected_images=(), rejected_videos=()) -> Reco
     )
 
 
+def test_what_has_no_negative_stays(folder):
+    """Of a picture and a clip only the picture is exchanged: the clip is the same in both contexts."""
+    encoder = Encoder(build("llava"), VIEWS, frames=3)
+    short = encoder(record(("c.png",), ("a.avi",), ("b0.png",)), folder)
+    whole = encoder(record(("c.png",), ("a.avi",), ("b0.png",), ("a.avi",)), folder)
+    for name, context in short.contexts.items():
+        assert torch.equal(context.media["pixel_values"], whole.contexts[name].media["pixel_values"])
+    own, negative = (short.contexts[name].media["pixel_values"] for name in ("", "rejected_media"))
+    assert torch.equal(own[1:], negative[1:]) and not torch.equal(own[0], negative[0])
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
 def test_a_clip_equals_its_frames_as_pictures(family, folder):
     backbone = build(family)
