@@ -96,7 +96,8 @@ def test_everything_that_is_not_python_is_installed_too():
 def test_the_readme_s_commands_have_no_flag_that_is_not_there():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("    mmalign ")]
-    assert {command[1] for command in commands} == {"build", "train", "merge", "predict", "score"}
+    verbs = {"index", "build", "convert", "validate", "inspect", "train", "merge", "predict", "score"}
+    assert {command[1] for command in commands} == verbs
     for _, verb, name, *words in commands:
         plugin = [name] if verb in ("build", "train") else []
         known = run_command(verb, *plugin, "--help").stdout
