@@ -17,14 +17,25 @@ from mmalign.records import Message
 AUDIO = "<audio>"
 
 
-def message(role: str, text: str) -> Message:
+def message(role: str, text: Any) -> Message:
     """A turn, with a block for each tag in its text."""
+    if not isinstance(text, str):
+        raise Unfit("turns", f"expected a text of the {role}, got a {type(text).__name__}")
     parts = [part for part in re.split(f"({IMAGE}|{VIDEO})", text) if part]
     return {"role": role, "content": [_block(part) for part in parts]}
 
 
 def _block(part: str) -> dict[str, str]:
     return {"type": part.strip("<>")} if part in (IMAGE, VIDEO) else {"type": "text", "text": part}
+
+
+def history(turns: Any) -> list[tuple[tuple[str, Any], tuple[str, Any]]]:
+    """(role, text) of each question and its answer, of pairs such as ``[["What?", "A cat."]]``; None is no history."""
+    if turns is None:
+        return []
+    if not isinstance(turns, list) or not all(isinstance(both, list) and len(both) == 2 for both in turns):
+        raise Unfit("turns", "expected pairs of a question and its answer", field="history")
+    return [(("user", asked), ("assistant", said)) for asked, said in turns]
 
 
 def response(text: Any) -> list[Message]:

@@ -48,7 +48,8 @@ def rows(source: Path, *, split: str = "", subset: str = "", columns: str = "") 
     name, dataset = _load(source, split, subset)
     number = 0
     try:
-        for number, row in enumerate(dataset.decode(False), start=1):
+        # texts have features once they are read, and no picture that could be decoded
+        for number, row in enumerate(dataset.decode(False) if dataset.features else dataset, start=1):
             yield f"{name}:{number}", _renamed(row, named)
     except InputError:
         raise

@@ -29,7 +29,8 @@ from typing import Any
 
 from mmalign.interop import _tables, _tagged
 from mmalign.interop._media import Media
-from mmalign.interop._turns import mapping, pair
+from mmalign.interop._tagged import history
+from mmalign.interop._turns import mapping, pair, question
 from mmalign.interop.formats import Unfit
 from mmalign.records import InputError, Message, Record, atomic_write
 
@@ -89,7 +90,7 @@ _OPTIONAL = (
 
 
 def rows(source: Path, *, dataset: str = "") -> Iterator[tuple[str, Any]]:
-    """Each row with its `Layout`."""
+    """Each row with its `Layout`, or None where no file describes it."""
     info = source / INFO if source.is_dir() else source
     if info.name == INFO and info.is_file():
         source, layout = _described(info, dataset)
@@ -98,7 +99,7 @@ def rows(source: Path, *, dataset: str = "") -> Iterator[tuple[str, Any]]:
     else:
         layout = None
     for place, row in _tables.rows(source):
-        yield place, (layout or _guess(row), row)
+        yield place, (layout, row)
 
 
 def _described(info: Path, name: str) -> tuple[Path, Layout]:
@@ -113,12 +114,18 @@ def _described(info: Path, name: str) -> tuple[Path, Layout]:
     if not isinstance(file, str):
         raise InputError("names no file; what is on a hub is read by --from hf_datasets", file=info, field=name)
     layout = _OPENAI if entry.get("formatting") == "openai" else Layout(entry.get("formatting", "alpaca"))
-    columns, tags = entry.get("columns"), entry.get("tags") or {}
+    columns, tags = entry.get("columns") or {}, entry.get("tags") or {}
+    if not all(isinstance(named, Mapping) and _names(named) for named in (columns, tags)):
+        raise InputError("columns and tags must be objects of names", file=info, field=name)
     if columns:  # a column that is not named is not read, whatever the row has
         layout = replace(layout, **{column: columns.get(column) for column in _OPTIONAL})
         layout = replace(layout, messages=columns.get("messages") or layout.messages)
     tags = {tag: tags[tag] for tag in _TAGS if tags.get(tag)}
-    return info.parent / file, replace(layout, formatting=layout.formatting.replace("openai", "sharegpt"), **tags)
+    return info.parent / file, replace(layout, **tags)
+
+
+def _names(named: Mapping[str, Any]) -> bool:
+    return all(name is None or isinstance(name, str) for name in named.values())
 
 
 def _entries(info: Path) -> dict[str, Any]:
@@ -128,15 +135,14 @@ def _entries(info: Path) -> dict[str, Any]:
     return entries
 
 
-def _guess(row: Any) -> Layout:
-    """The layout of a row that no file describes."""
-    row = mapping(row)
+def _guess(row: Mapping[str, Any]) -> Layout:
     return Layout("sharegpt") if "conversations" in row else _OPENAI if "messages" in row else Layout()
 
 
 def record(row: Any, media: Media) -> dict[str, Any]:
     """What a row says by its layout; its id is a column ``id``, if there is one."""
-    layout, row = row
+    layout, row = row[0], mapping(row[1])
+    layout = layout or _guess(row)
     columns = {column: row.get(name) for column in _OPTIONAL if (name := getattr(layout, column))}
     for column in ("tools", "audios"):
         if columns.get(column) and columns[column] != "[]":
@@ -163,7 +169,7 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     }
 
 
-def _prompt(turns: list[tuple[str, str]]) -> list[Message]:
+def _prompt(turns: list[tuple[str, Any]]) -> list[Message]:
     return [_tagged.message(*turn) for turn in turns]
 
 
@@ -171,36 +177,26 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _from_alpaca(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _from_alpaca(columns: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The turns, with the answer unless there is a pair."""
-    asked = "\n".join(text for name in ("prompt", "query") if (text := columns.get(name)))
-    turns = [(role, text) for both in columns.get("history") or [] for role, text in zip(_SPEAKERS, both, strict=True)]
-    turns.append(("user", asked))
+    turns = [turn for both in history(columns.get("history")) for turn in both]
+    asked = [text for name in ("prompt", "query") if (text := columns.get(name))]
+    turns.append(("user", "\n".join(map(question, asked))))
     if columns.get("response") and not (columns.get("chosen") and columns.get("rejected")):
         turns.append(("assistant", columns["response"]))
-    return _checked(turns)
+    return turns
 
 
-_SPEAKERS = ("user", "assistant")
-
-
-def _from_sharegpt(row: Any, layout: Layout) -> list[tuple[str, str]]:
+def _from_sharegpt(row: Mapping[str, Any], layout: Layout) -> list[tuple[str, Any]]:
     roles = {layout.user_tag: "user", layout.assistant_tag: "assistant", layout.system_tag: "system"}
-    messages = mapping(row).get(layout.messages)
+    messages = row.get(layout.messages)
     if not isinstance(messages, list) or not messages:
         raise Unfit("turns", "expected a list of turns", field=layout.messages)
     turns = [(mapping(turn).get(layout.role_tag), turn.get(layout.content_tag)) for turn in messages]
     for speaker, _ in turns:
-        if speaker not in roles:
+        if not isinstance(speaker, str) or speaker not in roles:
             raise Unfit("turns", f"{speaker!r} is none of {', '.join(roles)}", field=layout.messages)
-    return _checked([(roles[speaker], text) for speaker, text in turns])
-
-
-def _checked(turns: list[tuple[str, Any]]) -> list[tuple[str, str]]:
-    for _, text in turns:
-        if not isinstance(text, str):
-            raise Unfit("turns", f"expected a text, got a {type(text).__name__}")
-    return turns
+    return [(roles[speaker], text) for speaker, text in turns]
 
 
 def _answer(side: Any, layout: Layout) -> str | None:
@@ -230,7 +226,7 @@ def _said(messages: list[Message]) -> dict[str, str]:
 def _alternating(record: Record) -> list[Message]:
     """The prompt, which LLaMA-Factory wants as user, assistant, ..., user after at most one turn of the system."""
     turns = record.prompt[1:] if record.prompt[0]["role"] == "system" else record.prompt
-    if [turn["role"] for turn in turns] != [_SPEAKERS[i % 2] for i in range(len(turns))]:
+    if [turn["role"] for turn in turns] != ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]:
         raise Unfit("turns", "turns must alternate between user and assistant", field="prompt")
     if any(block["type"] != "text" for turn in record.prompt for block in turn["content"] if turn["role"] == "system"):
         raise Unfit("tags", "media in the system's turn are not looked for", field="prompt")

@@ -78,15 +78,13 @@ def record(row: Any, media: Media) -> dict[str, Any]:
 def _conversation(row: Mapping[str, Any]) -> Turns:
     """The turns of a row, in either layout."""
     if "query" in row:
-        both = [*(row.get("history") or []), [row["query"], row.get("response")]]
-        turns = [
-            turn for pair in both for turn in zip(("user", "assistant"), pair, strict=False) if turn[1] is not None
-        ]
+        turns = [turn for both in _tagged.history(row.get("history")) for turn in both]
+        turns += [("user", row["query"])] + ([("assistant", row["response"])] if "response" in row else [])
         turns = _checked(turns)
     else:
         found = next((row[name] for name in ("messages", "conversations") if name in row), None)
         turns = _turns(found, "messages")
-    return [("system", row["system"]), *turns] if row.get("system") and turns[0][0] != "system" else turns
+    return [*_checked([("system", row["system"])]), *turns] if row.get("system") and turns[0][0] != "system" else turns
 
 
 def _turns(messages: Any, field: str) -> Turns:
@@ -139,8 +137,10 @@ def _rejected(
     else:  # what is not given is as on the chosen side
         other = {kind: names or own[kind] for kind, names in other.items()}
         said = row.get("rejected_response", answer)
-        turns = _turns(said, "rejected_response") if isinstance(said, list) else [("assistant", said)]
-        other_asked, other_answer = _cut([*asked, *_checked(turns)])
+        turns = _turns(said, "rejected_response") if isinstance(said, list) else _checked([("assistant", said)])
+        if [role for role, _ in turns] != ["assistant"]:
+            raise Unfit("turns", "expected one answer of the assistant", field="rejected_response")
+        other_asked, other_answer = asked, turns[0][1]
     found: dict[str, dict[str, Any]] = {}
     if other_answer != answer:
         found["answer"] = {"rejected": _tagged.response(other_answer)}
