@@ -32,7 +32,7 @@ from mmalign.retrieval import Index, write
 from mmalign.retrieval.index import HASHES, LAYOUT, OFF
 
 CHUNK = 1 << 14
-QUERIES, K = 64, 10
+QUERIES, K = 32, 10
 STEPS = ("add", "search, mapped", "search, in memory")
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000, help="vectors (default: a million)")
     parser.add_argument("--width", type=int, default=768, help="numbers of a vector (default: 768)")
-    parser.add_argument("--index", nargs="+", default=["Flat", "IVF256,PQ32"], help="kinds of index")
+    parser.add_argument("--index", nargs="+", default=["Flat", "IVF128,PQ32"], help="kinds of index")
     parser.add_argument("--folder", type=Path, help="where files are written and deleted again (default: temporary)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
