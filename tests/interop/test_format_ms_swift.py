@@ -53,7 +53,7 @@ def record(**others: object) -> Record:
         (VISUAL | {"rejected_images": ["a.png"], "rejected_messages": [USER | {"content": "<image>Who?"}, CAT]},
          record(rejected=None, rejected_prompt=[user_message("Who?", images=1)])),
         (PAIR | {"rejected_response": None}, record(rejected=None)),
-        (PAIR | {"rejected_response": None, "label": True}, record(rejected=None)),
+        (PAIR | {"rejected_response": None, "label": True, "rejected_images": []}, record(rejected=None)),
         (PAIR | {"rejected_response": None, "label": False}, record(chosen=None, rejected=says("A cat."))),
     ],
 )  # fmt: skip
@@ -108,6 +108,7 @@ def test_clips_may_be_rejected(folder: Path) -> None:
         ({"objects": {"bbox": [[1, 2]]}}, "objects"),
         ({"rejected_audios": ["a.wav"]}, "audios"),
         ({"system": 7}, "turns"),
+        ({"rejected_response": None, "label": 3}, "label"),
         ({"margin": "large"}, "invalid"),
     ],
 )

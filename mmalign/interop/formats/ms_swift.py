@@ -63,16 +63,22 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     asked, answer = _cut(_conversation(row))
     own = {kind: _media(row, kind, media) for kind in ("images", "videos")}
     said = {"id": row.get("id"), "prompt": _prompt(asked, own), **own}
-    if not any(
-        name in row for name in ("rejected_response", "rejected_messages", "rejected_images", "rejected_videos")
-    ):
-        return {**said, ("chosen" if row.get("label", True) else "rejected"): _tagged.response(answer)}
+    texts, media_given = ("rejected_response", "rejected_messages"), ("rejected_images", "rejected_videos")
+    if not any(name in row for name in texts) and not any(row.get(name) for name in media_given):
+        return {**said, _labelled(row): _tagged.response(answer)}
     return {
         **said,
         "chosen": _tagged.response(answer),
         **_rejected(row, asked, answer, own, media),
         **_scores(row.get("margin")),
     }
+
+
+def _labelled(row: Mapping[str, Any]) -> str:
+    """Which side the answer of a row without a pair is."""
+    if row.get("label", True) not in (True, False):
+        raise Unfit("label", "expected true or false: a class is no preference", field="label")
+    return "chosen" if row.get("label", True) else "rejected"
 
 
 def _conversation(row: Mapping[str, Any]) -> Turns:
