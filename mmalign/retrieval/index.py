@@ -31,8 +31,8 @@ from mmalign.retrieval.pictures import spelled
 LAYOUT = 1
 """Goes up when the files of an index change their meaning."""
 
-HASHES = np.dtype([("content", "S32"), ("difference", "u1", 8)])
-"""`content_hash` in hex digits, and the bits of `difference_hash`."""
+HASHES = np.dtype([("content", "S32"), ("dhash", "u1", 8)])
+"""`content_hash` and the bytes of `dhash`, both of `mmalign.media.hashes`."""
 
 _MORE = 16  # candidates beyond those wanted: a guard takes some, and the order of an approximate index is not exact
 _QUERIES = 256  # pictures asked about at a time: what bounds memory
@@ -47,8 +47,8 @@ class Guard:
             (arXiv 2502.13146), which guards against the picture itself alone.
         similarity_min: those less similar than this.
         same_content: those with the very same pixels, under another name or in another format.
-        hash_distance: those whose `difference_hash` differs in at most so many of its 64 bits. For photographs; flat
-            drawings have most bits in common, whatever they show.
+        hash_distance: those whose `dhash` differs in at most so many of its 64 bits. For photographs; drawings on a
+            plain ground have most bits in common, whatever they show.
     """
 
     similarity_max: float | None = 0.95
@@ -66,7 +66,7 @@ class Guard:
         if self.same_content:
             fine &= hashes["content"] != own["content"]
         if self.hash_distance is not None:
-            differing = np.unpackbits(hashes["difference"] ^ own["difference"], axis=-1).sum(-1)
+            differing = np.unpackbits(hashes["dhash"] ^ own["dhash"], axis=-1).sum(-1)
             fine &= differing > self.hash_distance
         return fine
 

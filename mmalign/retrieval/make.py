@@ -14,6 +14,7 @@ import numpy as np
 
 from mmalign import flags, runs
 from mmalign.media import open_image
+from mmalign.media.hashes import content_hash, dhash
 from mmalign.plugins import option
 from mmalign.records import InputError, media_path
 from mmalign.retrieval import pictures, write
@@ -137,7 +138,7 @@ class _Picture:
     name: str
     image: Image.Image
     content: str
-    difference: str
+    dhash: str
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class _Embed:
             image = open_image(media_path(name, self.root))
         except InputError as error:  # one about the path itself, not the file, has no reason
             return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
-        return _Picture(name, image, pictures.content_hash(image), pictures.difference_hash(image))
+        return _Picture(name, image, content_hash(image), f"{dhash(image):016x}")
 
     def _vectors(self, opened: Sequence[_Picture]) -> list[np.ndarray | runs.Drop]:
         """A vector each. Image processors refuse some shapes, a strip of one pixel, say: then one by one."""
@@ -193,7 +194,7 @@ class _Embed:
         if not np.isfinite(vector).all():
             return runs.Drop("not_finite", "numbers beyond the dtype's range: give --dtype float32")
         packed = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-        hashes = {"content": picture.content, "difference": picture.difference}
+        hashes = {"content": picture.content, "dhash": picture.dhash}
         return [{"id": picture.name, **hashes, "vector": packed}]
 
 

@@ -1,24 +1,18 @@
-"""Pictures to index: their names, and hashes by which one is known again under another name."""
+"""Names of the pictures that are to be indexed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from mmalign import checks
 from mmalign.records import InputError, read_jsonl
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a picture's file is called; of formats that `mmalign.media.open_image` reads."""
-
-_DHASH = (9, 8)  # pixels: eight differences in each of eight rows
 
 
 def in_folder(folder: str | Path, root: str | Path | None = None) -> list[str]:
@@ -77,20 +71,3 @@ def in_order(names: Iterable[str]) -> list[str]:
 def spelled(name: str) -> str:
     """``./a//b.png`` and ``a/b.png`` are one name."""
     return posixpath.normpath(name)
-
-
-def content_hash(image: Image.Image) -> str:
-    """32 hex digits of size and pixels: equal for one picture in several lossless formats, under any name."""
-    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def difference_hash(image: Image.Image) -> str:
-    """16 hex digits: 64 bits that a smaller, recompressed or slightly recoloured copy has nearly all in common.
-
-    dHash (N. Krawetz, "Kind of like that", 2013): the picture in grey as 9 x 8 pixels; a bit is 1 where a pixel is
-    darker than the one on its right.
-    """
-    grey = np.asarray(image.convert("L").resize(_DHASH, Image.Resampling.BOX))
-    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes().hex()

@@ -105,11 +105,11 @@ def _read(folder: Path, raw: Path, rows: Path, count: int, center: bool) -> tupl
     """
     names, hashes, vectors = [], np.zeros(count, HASHES), None
     digest = hashlib.sha256()
-    for place, (name, content, difference, vector) in enumerate(read_jsonl(rows, _row)):
+    for place, (name, content, dhash, vector) in enumerate(read_jsonl(rows, _row)):
         if vectors is None:
             vectors = np.lib.format.open_memmap(raw, "w+", np.float32, (count, len(vector)))
         names.append(name.encode())
-        hashes[place] = content, difference
+        hashes[place] = content, dhash
         vectors[place] = vector
     _normalise(vectors, center)
     for array, file in ((np.array(names), "names.npy"), (hashes, "hashes.npy")):
@@ -122,8 +122,8 @@ def _read(folder: Path, raw: Path, rows: Path, count: int, center: bool) -> tupl
 
 
 def _row(row: dict[str, Any], *, file: Path, line: int) -> tuple[str, bytes, np.ndarray, np.ndarray]:
-    difference = np.frombuffer(bytes.fromhex(row["difference"]), np.uint8)
-    return row["id"], row["content"].encode(), difference, np.frombuffer(base64.b64decode(row["vector"]), "<f4")
+    dhash = np.frombuffer(bytes.fromhex(row["dhash"]), np.uint8)
+    return row["id"], row["content"].encode(), dhash, np.frombuffer(base64.b64decode(row["vector"]), "<f4")
 
 
 def _normalise(vectors: np.ndarray, center: bool) -> None:

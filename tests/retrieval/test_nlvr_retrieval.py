@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mmalign.media import open_image
+from mmalign.media.hashes import content_hash
 from mmalign.records import InputError, Record, assistant_message, read_jsonl, user_message, write_jsonl
-from mmalign.retrieval import pictures
 from tests.conftest import REPOSITORY
 
 
@@ -51,7 +51,7 @@ def test_equal_drawings_are_equal_pictures(truth, folder: Path) -> None:
     """The pixels agree with what the object lists say of each of the six orders."""
     scenes = set(truth.scene[:: len(truth.names) // 60].tolist())
     rows = [row for row, scene in enumerate(truth.scene.tolist()) if scene in scenes]
-    hashes = [pictures.content_hash(open_image(folder / truth.names[row])) for row in rows]
+    hashes = [content_hash(open_image(folder / truth.names[row])) for row in rows]
     by_list = {(int(truth.drawing[row]), digest) for row, digest in zip(rows, hashes, strict=True)}
     assert len(rows) > 300 and len(by_list) == len({drawing for drawing, _ in by_list}) == len(set(hashes))
 
