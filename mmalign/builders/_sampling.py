@@ -23,7 +23,7 @@ Seen = tuple[list[Message], tuple[Image.Image, ...]]
 
 
 @dataclass(frozen=True)
-class Answered:
+class Candidates:
     """A source and responses to it that all say something else.
 
     Attributes:
@@ -72,7 +72,7 @@ class Sampling:
         if not fine:
             raise InputError(f"must be {wanted}, got {getattr(self, name)}", field=name)
 
-    def answered(self, unit: Unit, model: Writer, *, use_given: bool) -> Iterator[tuple[str, Answered | Drop]]:
+    def candidates(self, unit: Unit, model: Writer, *, use_given: bool) -> Iterator[tuple[str, Candidates | Drop]]:
         """For each source of ``unit`` its id, and its responses or why there are not two.
 
         All samples of a unit are written together; each has a seed of its own.
@@ -119,7 +119,7 @@ class Sampling:
         seeds = [runs.stable_seed(self.seed, source.id, number) for number in range(self.k)]
         return [Job(messages, pictures, seed=seed, key=source.id) for seed in seeds]
 
-    def _of_samples(self, source: Record, texts: Sequence[str]) -> Answered | Drop:
+    def _of_samples(self, source: Record, texts: Sequence[str]) -> Candidates | Drop:
         counts = Counter(filter(None, texts))
         if not counts:
             return Drop("model_wrote_nothing")
@@ -132,14 +132,14 @@ class Sampling:
             "blank": self.k - counts.total(),
             "counts": list(counts.values()),
         }
-        return Answered(source, tuple(Response(assistant_message(text)) for text in counts), meta)
+        return Candidates(source, tuple(Response(assistant_message(text)) for text in counts), meta)
 
 
-def _of_given(source: Record) -> Answered | Drop:
+def _of_given(source: Record) -> Candidates | Drop:
     """A source's own responses, less those that say what an earlier one says."""
     distinct: dict[str, Response] = {}
     for each in source.responses:
         distinct.setdefault(text_of([each.message]).strip(), each)
     if len(distinct) < 2:
         return Drop("all_alike", next(iter(distinct)))
-    return Answered(source, tuple(distinct.values()), {"responses_by": "source", "given": len(source.responses)})
+    return Candidates(source, tuple(distinct.values()), {"responses_by": "source", "given": len(source.responses)})

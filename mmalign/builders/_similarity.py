@@ -21,6 +21,7 @@ Encoder = Callable[[Sequence[str]], np.ndarray]
 """N texts -> vectors of any length. Shape: (N, D). A text's vector must not depend on the texts beside it."""
 
 _SENTENCE_TRANSFORMERS = "sentence-transformers:"
+_ASCII = {code: " " for code in range(128) if not chr(code).isalnum()}
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")  # kana and han one by one
 
 
@@ -44,6 +45,8 @@ def load_encoder(name: str) -> Encoder:
 
 def words_of(text: str) -> list[str]:
     """The words of ``text`` in order, case-folded, without punctuation and symbols."""
+    if text.isascii():  # the same, ten times as fast
+        return text.lower().translate(_ASCII).split()
     kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in text.casefold())
     return _UNSPACED.findall("".join(kept))
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from mmalign import runs
 from mmalign.builders import WRITER, Drop, Unit
 from mmalign.builders._pairing import ALL, BEST_WORST, PAIRINGS, pair_record, pairs_of
-from mmalign.builders._sampling import Answered, Sampling
+from mmalign.builders._sampling import Candidates, Sampling
 from mmalign.endpoint import Writer
 from mmalign.plugins import option
 from mmalign.records import Record
@@ -51,16 +51,19 @@ class OSP(Sampling):
     def __call__(self, unit: Unit, model: Writer) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#osp-1``, ``SOURCE#osp-2``..., or ``SOURCE#osp`` where there is only one pair to be had."""
         judge = self._judge(model, media_root=unit.media_root, batch_size=unit.batch_size, frames=self.frames)
-        sound: list[Answered] = []
-        for source, answered in self.answered(unit, model, use_given=True):
-            if isinstance(answered, Drop):
-                yield source, answered
+        sound: list[Candidates] = []
+        for source, candidates in self.candidates(unit, model, use_given=True):
+            if isinstance(candidates, Drop):
+                yield source, candidates
             else:
-                sound.append(answered)
-        verdicts = judge.score(couple for answered in sound for couple in couples(answered.listed))
-        for answered in sound:
-            count = len(answered.responses)
-            yield answered.source.id, self._result(answered, list(itertools.islice(verdicts, count * (count - 1) // 2)))
+                sound.append(candidates)
+        verdicts = judge.score(couple for candidates in sound for couple in couples(candidates.listed))
+        for candidates in sound:
+            count = len(candidates.responses)
+            yield (
+                candidates.source.id,
+                self._result(candidates, list(itertools.islice(verdicts, count * (count - 1) // 2))),
+            )
 
     def inputs(self) -> dict[str, str]:
         """The judge's question, also where it is mmalign's own and no option."""
@@ -70,12 +73,12 @@ class OSP(Sampling):
     def _judge(self) -> Judge:
         return Judge(PROMPT if self.prompt is None else self.prompt, self.prefix)
 
-    def _result(self, answered: Answered, verdicts: list[Scored]) -> list[Record] | Drop:
+    def _result(self, candidates: Candidates, verdicts: list[Scored]) -> list[Record] | Drop:
         if unscored := [each for each in verdicts if not each.scores]:
             return Drop("unscored", unscored[0].text)
-        strengths = _both_ways(len(answered.responses), [each.scores["strength"] for each in verdicts])
+        strengths = _both_ways(len(candidates.responses), [each.scores["strength"] for each in verdicts])
         scores = [round(sum(row.values()) / len(row), DIGITS) for row in strengths]
-        responses = answered.with_scores(SCORE, scores)
+        responses = candidates.with_scores(SCORE, scores)
         pairs = [
             pair
             for pair in pairs_of(responses, scores, ALL)
@@ -90,12 +93,12 @@ class OSP(Sampling):
             strength = strengths[pair.chosen][pair.rejected]
             records.append(
                 pair_record(
-                    answered.source,
+                    candidates.source,
                     "osp" if self.pairs == BEST_WORST else f"osp-{number}",
                     responses[pair.chosen],
                     responses[pair.rejected],
                     strength=strength,
-                    meta={**answered.meta, "k": len(responses), "gap": round(pair.gap, DIGITS)},
+                    meta={**candidates.meta, "k": len(responses), "gap": round(pair.gap, DIGITS)},
                 )
             )
         return records

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mmalign.builders import WRITER, Drop, Unit
-from mmalign.builders._sampling import Answered, Sampling
+from mmalign.builders._sampling import Candidates, Sampling
 from mmalign.endpoint import Writer
 from mmalign.records import Record
 
@@ -26,8 +26,8 @@ class Sample(Sampling):
 
     def __call__(self, unit: Unit, model: Writer) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#sample``. All samples of a unit are written together."""
-        for source, answered in self.answered(unit, model, use_given=False):
-            yield source, answered if isinstance(answered, Drop) else [_record(answered)]
+        for source, candidates in self.candidates(unit, model, use_given=False):
+            yield source, candidates if isinstance(candidates, Drop) else [_record(candidates)]
 
     @staticmethod
     def outcome(record: Record) -> str:
@@ -35,16 +35,16 @@ class Sample(Sampling):
         return f"{len(record.responses or ())} different responses"
 
 
-def _record(answered: Answered) -> Record:
-    source = answered.source
+def _record(candidates: Candidates) -> Record:
+    source = candidates.source
     return Record(
         f"{source.id}#sample",
         source.prompt,
-        responses=answered.responses,
+        responses=candidates.responses,
         images=source.images,
         videos=source.videos,
         gold=source.gold,
         group=source.group,
         weight=source.weight,
-        meta={**answered.meta, **({"source": source.meta} if source.meta else {})},
+        meta={**candidates.meta, **({"source": source.meta} if source.meta else {})},
     )

@@ -16,7 +16,7 @@ from mmalign import backbones, runs
 from mmalign.backbones import Backbone
 from mmalign.builders import BACKBONE, Drop, Unit
 from mmalign.builders._pairing import pair_record, pairs_of
-from mmalign.builders._sampling import Answered, Sampling
+from mmalign.builders._sampling import Candidates, Sampling
 from mmalign.plugins import option
 from mmalign.records import Record
 from mmalign.rewards import DIGITS, Scored, Scorer, singles
@@ -48,15 +48,15 @@ class Selfie(Sampling):
     def __call__(self, unit: Unit, model: Backbone) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#selfie``. All responses of a unit are sampled together, and then scored together."""
         scorer = self._scorer(unit, model)  # first: it changes the kernels that samples are written with
-        sound: list[Answered] = []
-        for source, answered in self.answered(unit, model, use_given=True):
-            if isinstance(answered, Drop):
-                yield source, answered
+        sound: list[Candidates] = []
+        for source, candidates in self.candidates(unit, model, use_given=True):
+            if isinstance(candidates, Drop):
+                yield source, candidates
             else:
-                sound.append(answered)
-        scored = iter(scorer.score(single for answered in sound for single in singles(answered.listed)))
-        for answered in sound:
-            yield answered.source.id, self._result(answered, [next(scored) for _ in answered.responses])
+                sound.append(candidates)
+        scored = iter(scorer.score(single for candidates in sound for single in singles(candidates.listed)))
+        for candidates in sound:
+            yield candidates.source.id, self._result(candidates, [next(scored) for _ in candidates.responses])
 
     def check(self, model: Backbone) -> None:
         """A model without a reference is refused before anything is written."""
@@ -83,15 +83,15 @@ class Selfie(Sampling):
             )
         return self._scorers[key]
 
-    def _result(self, answered: Answered, scored: list[Scored]) -> list[Record] | Drop:
+    def _result(self, candidates: Candidates, scored: list[Scored]) -> list[Record] | Drop:
         if unscored := [each for each in scored if not each.scores]:
             return Drop("unscored", unscored[0].text)
         rewards = [each.scores[SCORE] for each in scored]
-        responses = answered.with_scores(SCORE, rewards)
+        responses = candidates.with_scores(SCORE, rewards)
         pairs = pairs_of(responses, rewards, min_gap=self.min_gap)
         if not pairs:
             return Drop("no_difference", f"rewards from {min(rewards)} to {max(rewards)}")
         [pair] = pairs
-        meta = {**answered.meta, "k": len(responses), "gap": round(pair.gap, DIGITS)}
+        meta = {**candidates.meta, "k": len(responses), "gap": round(pair.gap, DIGITS)}
         chosen, rejected = responses[pair.chosen], responses[pair.rejected]
-        return [pair_record(answered.source, "selfie", chosen, rejected, meta=meta)]
+        return [pair_record(candidates.source, "selfie", chosen, rejected, meta=meta)]

@@ -19,10 +19,10 @@ from typing import Any
 from PIL import Image
 
 from mmalign import __version__
+from mmalign.builders._similarity import words_of
 from mmalign.media import open_image, read_frames
 from mmalign.media.hashes import content_hash
 from mmalign.records import InputError, Messages, Record, RecordFile, RowFile, Spans, atomic_write, media_path, text_of
-from mmalign.reports.audit import words
 from mmalign.reports.page import SMALL, templates
 from mmalign.spans import differences
 
@@ -181,7 +181,7 @@ def _sides(record: Record) -> dict[str, Any]:
     marks = dict(zip(texts, differences(*texts.values()), strict=True)) if differ else own
     for side, text in texts.items():
         found[side] = text
-        found[f"{side}Words"] = len(words(text))
+        found[f"{side}Words"] = len(words_of(text))
         found[f"{side}Marks"] = utf16(text, marks[side] or ())
         found[f"{side}Critique"] = getattr(record, f"{side}_critique")
     return found | {"ownSpans": True if any(own.values()) else None}

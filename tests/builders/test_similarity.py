@@ -19,6 +19,13 @@ def similarity(text: str, other: str) -> float:
     return float(cosines(encode_words, [text], [other])[0])
 
 
+def test_words_of_plain_ascii_are_found_as_those_of_any_text() -> None:
+    """The quick way against the long one, which a letter of another script asks for."""
+    every = "".join(map(chr, range(128)))
+    for text in ("It's 3.5_big  ones, No. 3!\n(a)", every, "x".join(every), ""):
+        assert words_of(text) == words_of(f"{text} é")[:-1]
+
+
 @pytest.mark.parametrize("text, other", [
     ("A red circle.", "A blue circle."),
     (CAPTION, CAPTION.replace("red", "blue")),

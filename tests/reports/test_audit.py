@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmalign.builders._similarity import words_of
 from mmalign.forward.encoding import Encoder
 from mmalign.media import open_image
 from mmalign.media.hashes import content_hash, dhash
 from mmalign.records import InputError, Record, Response, assistant_message, user_message
-from mmalign.reports.audit import Check, Finding, Row, Tally, as_text, words
+from mmalign.reports.audit import Check, Finding, Row, Tally, as_text
 from mmalign.reports.audit_pictures import Evaluation, Leaks, Negatives, Pictures
 from mmalign.reports.audit_texts import Fields, LengthBias, Repeats, SameTexts, Scores, YesNo, word_counts
 from mmalign.reports.audit_tokens import TokenCounter, TokenLengths
@@ -143,11 +142,6 @@ def test_same_words_and_parts() -> None:
     assert found(SameTexts(), DIFFERENT) == {}
     assert found(SameTexts(), [pair("A cat.", "A catfish.")]) == {}, "whole words"
     assert found(SameTexts(), [pair("A cat.", "a cat", rejected_images=("b.png",))]) == {}
-
-
-def test_words_are_those_of_the_builders() -> None:
-    for text in ("It's 3.5_big  ones, No. 3!\n(a)", "Über DAS Ding", "猫が好き。", "हिन्दी में", ""):
-        assert words(text) == words_of(text)
 
 
 def test_yes_and_no() -> None:
