@@ -2,6 +2,6 @@
 
     python -m tests.interop.peers --work /tmp/peers
 
-Each peer gets a virtual environment of its own below ``--work``, made once (some 3 GB each, from PyPI), since their
+Each peer gets a virtual environment of its own below ``--work``, made once (about 2 GB each, from PyPI), since their
 requirements exclude each other's and ours. No test of `make test` needs it.
 """
