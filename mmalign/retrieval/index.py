@@ -93,6 +93,7 @@ class Index:
         try:
             self._names = np.load(folder / "names.npy", mmap_mode="r", allow_pickle=False)
             self._hashes = np.load(folder / "hashes.npy", mmap_mode="r", allow_pickle=False)
+            # IO_FLAG_MMAP, the older one, maps lists of cells only, and reads flat indexes and graphs into memory.
             self._faiss = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
             exact = folder / "vectors.npy"
             self._exact = np.load(exact, mmap_mode="r", allow_pickle=False) if manifest["lossy"] else None

@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000, help="vectors (default: a million)")
     parser.add_argument("--width", type=int, default=768, help="numbers of a vector (default: 768)")
-    parser.add_argument("--index", nargs="+", default=["Flat", "IVF128,PQ32"], help="kinds of index")
+    parser.add_argument("--index", nargs="+", default=["Flat", "IVF128,PQ64x4"], help="kinds of index")
     parser.add_argument("--folder", type=Path, help="where files are written and deleted again (default: temporary)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
