@@ -1,4 +1,4 @@
-"""How much of a picture BDHS should hide from the bundled model: one row of a table for each rho_th.
+"""How much of a picture BDHS should hide from the bundled model: a row of a table for each rho_th, and for each noise.
 
     python docs/results/hiding.py runs/hiding
 
@@ -23,6 +23,8 @@ from mmalign.scenes.things import COLORS, PLACES, SHAPES
 from mmalign.scenes.world import sample_scene
 
 COUNT = 200
+MASKS = (0.0, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+NOISES = (250, 500, 750, 1000)
 NAME = f"({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
 PLACE = f"({'|'.join(place for row in PLACES for place in row)})"
 WHAT = f"an? (large|small) {NAME}"
@@ -40,10 +42,11 @@ def main(output: Path) -> None:
     world = write_split(output / "world", "pairs", COUNT)
     scenes = {f"pairs-{index:05d}": sample_scene("pairs", 0, index) for index in range(COUNT)}
     model = backbones.load(MODEL)
-    print("| `rho_th` | kept of 64 | sentences well formed | CHAIR_i of y− | taken at try 1 |\n|---|---|---|---|---|")
-    for rho in (0.3, 0.5, 0.7, 0.9, 0.99, 1.0):
-        file = output / f"{rho}.jsonl"
-        builder = builders.load("bdhs", rho_th=rho)
+    print("| `rho_th` | `noise_steps` | kept of 64 | sentences well formed | CHAIR_i of y− | taken at try 1 |")
+    print("|---|---|---|---|---|---|")
+    for rho, steps in [*((rho, 0) for rho in MASKS), *((0.0, steps) for steps in NOISES)]:
+        file = output / f"{rho}-{steps}.jsonl"
+        builder = builders.load("bdhs", rho_th=rho, noise_steps=steps)
         sources = builders.sources(world / "sft.jsonl")
         builders.build(builder, sources, model, file, media_root=world, batch_size=64, unit_size=32)
         records = list(RecordFile(file, world))
@@ -53,7 +56,7 @@ def main(output: Path) -> None:
         kept, first = (
             mean(f(r.meta) for r in records) for f in (lambda m: m["kept_tokens"], lambda m: m["tries"] == 1)
         )
-        print(f"| {rho} | {kept:.1f} | {whole:.0%} | {figures['chair_i']:.2f} | {first:.1%} |")
+        print(f"| {rho} | {steps} | {kept:.1f} | {whole:.0%} | {figures['chair_i']:.2f} | {first:.1%} |")
 
 
 if __name__ == "__main__":
