@@ -147,8 +147,9 @@ class Endpoint:
         return np.array(self._all(weigh, jobs, batch_size)).reshape(len(jobs), len(answers))
 
     def _all(self, ask: Callable[[Job], Any], jobs: Sequence[Job], batch_size: int | None) -> list[Any]:
-        if any(job.keep is not None for job in jobs):
-            raise InputError("image tokens can be hidden only from a model that is loaded here", file=self.address)
+        if any(job.keep is not None or job.noise is not None for job in jobs):
+            problem = "image tokens can be hidden, and pixels noised, only before a model that is loaded here"
+            raise InputError(problem, file=self.address)
         with ThreadPoolExecutor(batch_size or max(1, len(jobs))) as pool:
             return list(pool.map(ask, jobs))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mmalign import endpoint
 from mmalign.backbones import Job
+from mmalign.media.noise import Noise
 from mmalign.records import InputError, user_message
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -156,8 +157,9 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_server_cannot_do(server: Server) -> None:
     writer = endpoint.load_writer(server.name)
-    with pytest.raises(InputError, match="image tokens can be hidden only"):
-        writer.generate([job(keep=np.ones(4, dtype=bool))], max_new_tokens=5)
+    for hidden in (job(keep=np.ones(4, dtype=bool)), job(noise=Noise(500, seed=0))):
+        with pytest.raises(InputError, match="only before a model that is loaded here"):
+            writer.generate([hidden], max_new_tokens=5)
     with pytest.raises(InputError, match="not about a video"):
         writer.generate([Job([user_message("What?", videos=1)])], max_new_tokens=5)
     with pytest.raises(InputError, match="URL#MODEL"):
