@@ -25,6 +25,12 @@ def option(default: Any, help: str) -> Any:  # noqa: A002 - argparse's word for 
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def check(plugin: Any, name: str, fine: bool, wanted: str) -> None:
+    """Raise InputError unless an option of ``plugin`` is ``fine``; ``wanted`` says in words what it may be."""
+    if not fine:
+        raise InputError(f"must be {wanted}, got {getattr(plugin, name)}", field=name)
+
+
 def names(package: str) -> list[str]:
     """Names of the plugins in ``package`` (its modules whose name does not start with an underscore)."""
     folder = importlib.import_module(package).__path__

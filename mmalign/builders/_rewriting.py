@@ -83,6 +83,12 @@ def join(answer: str, part: Part, rest: str) -> str:
     return (before + sentence)[len(before) : end]
 
 
+def lacks_ending(parts: Sequence[Part], sentences: Sequence[str]) -> bool:
+    """Whether nothing was added to one of the beginnings."""
+    pairs = zip(parts, sentences, strict=True)
+    return any(part.open and sentence == part.beginning for part, sentence in pairs)
+
+
 def rebuild(answer: str, parts: Sequence[Part], sentences: Sequence[str]) -> str:
     """``answer`` with its sentences replaced, and the white space between them as it was."""
     pieces, end = [], 0

@@ -15,7 +15,7 @@ from mmalign.builders import Drop, Unit
 from mmalign.endpoint import Writer
 from mmalign.forward import shown
 from mmalign.media import MediaError
-from mmalign.plugins import option
+from mmalign.plugins import check, option
 from mmalign.records import InputError, Message, Record, Response, assistant_message, media_path, text_of
 
 Seen = tuple[list[Message], tuple[Image.Image, ...]]
@@ -62,15 +62,11 @@ class Sampling:
     seed: int = option(0, "Another seed gives other responses.")
 
     def __post_init__(self) -> None:
-        self._check("k", self.k >= 2, "2 or more")
-        self._check("temperature", self.temperature > 0, "above 0: at 0 all responses would be the same")
-        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
-        self._check("max_tokens", self.max_tokens >= 1, "1 or more")
-        self._check("frames", self.frames >= 1, "1 or more")
-
-    def _check(self, name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            raise InputError(f"must be {wanted}, got {getattr(self, name)}", field=name)
+        check(self, "k", self.k >= 2, "2 or more")
+        check(self, "temperature", self.temperature > 0, "above 0: at 0 all responses would be the same")
+        check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+        check(self, "max_tokens", self.max_tokens >= 1, "1 or more")
+        check(self, "frames", self.frames >= 1, "1 or more")
 
     def candidates(self, unit: Unit, model: Writer, *, use_given: bool) -> Iterator[tuple[str, Candidates | Drop]]:
         """For each source of ``unit`` its id, and its responses or why there are not two.

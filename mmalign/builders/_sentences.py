@@ -52,6 +52,11 @@ def first_end(text: str, start: int = 0) -> int | None:
     return next((end for end, _ in _breaks(text, start) if text[start:end].strip()), None)
 
 
+def ended(written: str) -> bool:
+    """Whether a sentence has ended in a text that is still being written: what generation is asked to stop at."""
+    return first_end(written) is not None
+
+
 def _breaks(text: str, start: int) -> Iterator[Span]:
     """(end of a sentence, start of the next one) for every boundary after ``start``."""
     for match in _BREAK.finditer(text, start):

@@ -14,19 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmalign import runs
 from mmalign.backbones import Backbone, Job
-from mmalign.builders import Drop, Unit, _rewriting, _sentences, _similarity
+from mmalign.builders import Drop, Unit, _answers, _rewriting, _sentences, _similarity
 from mmalign.media.noise import MAX_STEPS, Noise
-from mmalign.plugins import option
-from mmalign.records import InputError, Record, assistant_message, text_of
-
-Images = tuple[Image.Image, ...]
+from mmalign.plugins import check, option
+from mmalign.records import Record, assistant_message
 
 SWAP_RATE = 0.5
 """How often a sentence that answers Yes or No is begun with the other word."""
@@ -34,16 +30,19 @@ SWAP_RATE = 0.5
 
 @dataclass(frozen=True)
 class _Source:
-    """A record with its pictures open and its good answer known.
+    """A source with its good answer, the image tokens of its prompt, and the similarities of the tries so far."""
 
-    ``image_tokens`` are those of its prompt; ``similarities`` to the good answer are those of the tries so far.
-    """
-
-    record: Record
-    images: Images
-    chosen: str
+    answer: _answers.Answered
     image_tokens: int
     similarities: tuple[float, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.answer.record.id
+
+    @property
+    def chosen(self) -> str:
+        return self.answer.text
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,6 @@ class _Plan:
     def sentences(self, texts: Iterator[str]) -> list[str]:
         """The sentences with what the model wrote; takes one of ``texts`` for each open part."""
         return [_rewriting.join(self.source.chosen, part, next(texts) if part.open else "") for part in self.parts]
-
-    def lacks_ending(self, sentences: Sequence[str]) -> bool:
-        """Whether the model added nothing to one of its beginnings."""
-        pairs = zip(self.parts, sentences, strict=True)
-        return any(part.open and sentence == part.beginning for part, sentence in pairs)
 
 
 @dataclass(frozen=True)
@@ -109,19 +103,15 @@ class BDHS:
     seed: int = option(0, "Another seed gives other rejected answers.")
 
     def __post_init__(self) -> None:
-        self._check("rho_th", 0 <= self.rho_th <= 1, "from 0 to 1")
-        self._check("keep_tokens", self.keep_tokens is None or self.keep_tokens >= 0, "0 or more")
-        self._check("noise_steps", 0 <= self.noise_steps <= MAX_STEPS, f"from 0 to {MAX_STEPS}")
-        self._check("temperature", self.temperature >= 0, "0 or more")
-        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
-        self._check("compare", self.compare in ("sentence", "text"), "sentence or text")
+        check(self, "rho_th", 0 <= self.rho_th <= 1, "from 0 to 1")
+        check(self, "keep_tokens", self.keep_tokens is None or self.keep_tokens >= 0, "0 or more")
+        check(self, "noise_steps", 0 <= self.noise_steps <= MAX_STEPS, f"from 0 to {MAX_STEPS}")
+        check(self, "temperature", self.temperature >= 0, "0 or more")
+        check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+        check(self, "compare", self.compare in ("sentence", "text"), "sentence or text")
         for name in ("n_tries", "max_sentence_tokens", "max_answer_tokens"):
-            self._check(name, getattr(self, name) >= 1, "1 or more")
+            check(self, name, getattr(self, name) >= 1, "1 or more")
         _ = self._encode  # one that cannot be had is found out before any work is done
-
-    def _check(self, name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            raise InputError(f"must be {wanted}, got {getattr(self, name)}", field=name)
 
     def __call__(self, unit: Unit, model: Backbone) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#bdhs``. A try writes all sentences of all records that have no answer yet together."""
@@ -140,7 +130,7 @@ class BDHS:
             pending = []
             for draft in drafts:
                 if last or draft.similarity < self.eps_s:
-                    yield draft.source.record.id, self._result(draft)
+                    yield draft.source.id, self._result(draft)
                 else:
                     pending.append(replace(draft.source, similarities=draft.similarities))
 
@@ -152,33 +142,13 @@ class BDHS:
     # ---- sources ---------------------------------------------------------------------------------------------
 
     def _read(self, unit: Unit, model: Backbone) -> Iterator[_Source | tuple[str, Drop]]:
-        """Opens pictures, and lets the model write the answers that are missing."""
-        opened: dict[str, tuple[Record, Images]] = {}
-        for record in unit.items:
-            images = self._open(unit, record)
-            if isinstance(images, Drop):
-                yield record.id, images
+        """Sources with their good answers, and how many image tokens there are to hide."""
+        options = {"write_chosen": self.write_chosen, "max_new_tokens": self.max_answer_tokens}
+        for answer in _answers.read(unit, model, unit.items, **options):
+            if isinstance(answer, _answers.Answered):
+                yield _Source(answer, model.image_token_count(answer.record.prompt, answer.images))
             else:
-                opened[record.id] = record, images
-        missing = [
-            Job(record.prompt, images, key=record.id) for record, images in opened.values() if record.chosen is None
-        ]
-        written = iter(unit.write(model, missing, max_new_tokens=self.max_answer_tokens))
-        for record, images in opened.values():
-            text = text_of(record.chosen) if record.chosen else next(written).strip()
-            if text.strip():
-                yield _Source(record, images, text, model.image_token_count(record.prompt, images))
-            else:
-                yield record.id, Drop("empty_answer" if record.chosen else "model_wrote_nothing")
-
-    def _open(self, unit: Unit, record: Record) -> Images | Drop:
-        if record.videos:
-            return Drop("video", "give the frames of a video as images")
-        if not record.images:
-            return Drop("no_image")
-        if record.chosen is None and not self.write_chosen:
-            return Drop("no_answer")
-        return unit.images(record)
+                yield answer
 
     # ---- one try ---------------------------------------------------------------------------------------------
 
@@ -201,13 +171,13 @@ class BDHS:
             for number, part in enumerate(plan.parts)
             if part.open
         ]
-        texts = iter(self._sample(unit, model, jobs, self.max_sentence_tokens, _sentence_ended))
+        texts = iter(self._sample(unit, model, jobs, self.max_sentence_tokens, _sentences.ended))
         rewritten = [plan.sentences(texts) for plan in plans]
         similarities = self._similarities([plan.true_sentences for plan in plans], rewritten)
         drafts = []
         for plan, sentences, similarity in zip(plans, rewritten, similarities, strict=True):
             text = _rewriting.rebuild(plan.source.chosen, plan.parts, sentences)
-            similarity = 1.0 if plan.lacks_ending(sentences) else similarity
+            similarity = 1.0 if _rewriting.lacks_ending(plan.parts, sentences) else similarity
             drafts.append(_Draft(plan.source, text, plan.keep, attempt, similarity))
         return drafts
 
@@ -228,15 +198,15 @@ class BDHS:
 
     def _uniforms(self, count: int, source: _Source, attempt: int, *what: int | str) -> np.ndarray:
         """Numbers in [0, 1) that depend on seed, source, try and ``what`` alone. Shape: (count,)."""
-        first = runs.stable_seed(self.seed, source.record.id, attempt, *what)
+        first = runs.stable_seed(self.seed, source.id, attempt, *what)
         return runs.uniform(np.uint64(first) + np.arange(count, dtype=np.uint64), 0)
 
     def _job(self, source: _Source, keep: np.ndarray, attempt: int, sentence: int, prefix: str) -> Job:
-        seed = runs.stable_seed(self.seed, source.record.id, attempt, sentence)
+        seed = runs.stable_seed(self.seed, source.id, attempt, sentence)
         noise = None
         if self.noise_steps:  # one draw a try, whatever the sentence
-            noise = Noise(self.noise_steps, runs.stable_seed(self.seed, source.record.id, attempt, "noise"))
-        return Job(source.record.prompt, source.images, prefix, seed, keep, source.record.id, noise)
+            noise = Noise(self.noise_steps, runs.stable_seed(self.seed, source.id, attempt, "noise"))
+        return Job(source.answer.record.prompt, source.answer.images, prefix, seed, keep, source.id, noise)
 
     def _sample(
         self, unit: Unit, model: Backbone, jobs: Sequence[Job], limit: int, stop: Callable[[str], bool] | None = None
@@ -259,12 +229,12 @@ class BDHS:
     # ---- the record ------------------------------------------------------------------------------------------
 
     def _result(self, draft: _Draft) -> list[Record] | Drop:
-        source, record = draft.source, draft.source.record
+        source = draft.source
         if not draft.text.strip():
             return Drop("model_wrote_nothing")
         if _similarity.words_of(draft.text) == _similarity.words_of(source.chosen):
             return Drop("never_differed", draft.text)
-        meta: dict[str, Any] = {
+        meta = {
             "seed": self.seed,
             "tries": draft.attempt,
             "guided": draft.similarity is not None,
@@ -272,23 +242,5 @@ class BDHS:
             "similarities": [round(similarity, 6) for similarity in draft.similarities],
             "kept_tokens": int(draft.keep.sum()),
             "image_tokens": source.image_tokens,
-            "chosen_by": "source" if record.chosen else "model",
-            **({"source": record.meta} if record.meta else {}),
         }
-        chosen = record.chosen or [assistant_message(source.chosen)]
-        return [
-            Record(
-                f"{record.id}#bdhs",
-                record.prompt,
-                chosen,
-                [assistant_message(draft.text)],
-                images=record.images,
-                group=record.group,
-                weight=record.weight,
-                meta=meta,
-            )
-        ]
-
-
-def _sentence_ended(written: str) -> bool:
-    return _sentences.first_end(written) is not None
+        return [source.answer.made("bdhs", meta, rejected=[assistant_message(draft.text)])]

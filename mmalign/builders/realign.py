@@ -20,7 +20,7 @@ from PIL import Image
 from mmalign import endpoint, runs
 from mmalign.backbones import Job
 from mmalign.builders import WRITER, Drop, Unit, _answers, _masking, _rewriting, _sentences, _similarity
-from mmalign.plugins import option
+from mmalign.plugins import check, option
 from mmalign.records import InputError, Record, assistant_message, user_message
 from mmalign.retrieval import Guard, Index, Neighbour
 
@@ -123,21 +123,17 @@ class ReAlign:
 
     def __post_init__(self) -> None:
         for name in ("k", "max_sentence_tokens", "max_answer_tokens"):
-            self._check(name, getattr(self, name) >= 1, "1 or more")
-        self._check("sim_min", self.sim_min is None or self.sim_min < self.tau, f"below tau ({self.tau})")
-        self._check("compare", self.compare in ("text", "sentence"), "text or sentence")
-        self._check("level", self.level in MASK_PROMPTS, "segment or sentence")
-        self._check("mask_rate", 0 < self.mask_rate <= 1, "above 0 and at most 1")
-        self._check("complete_by", self.complete_by in ("prompt", "prefix"), "prompt or prefix")
-        self._check("length_min", 0 <= self.length_min <= 1, "from 0 to 1")
-        self._check("length_max", self.length_max >= 1, "1 or more")
-        self._check("temperature", self.temperature >= 0, "0 or more")
-        self._check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
+            check(self, name, getattr(self, name) >= 1, "1 or more")
+        check(self, "sim_min", self.sim_min is None or self.sim_min < self.tau, f"below tau ({self.tau})")
+        check(self, "compare", self.compare in ("text", "sentence"), "text or sentence")
+        check(self, "level", self.level in MASK_PROMPTS, "segment or sentence")
+        check(self, "mask_rate", 0 < self.mask_rate <= 1, "above 0 and at most 1")
+        check(self, "complete_by", self.complete_by in ("prompt", "prefix"), "prompt or prefix")
+        check(self, "length_min", 0 <= self.length_min <= 1, "from 0 to 1")
+        check(self, "length_max", self.length_max >= 1, "1 or more")
+        check(self, "temperature", self.temperature >= 0, "0 or more")
+        check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         _ = self._encode  # one that cannot be had is found out before any work is done
-
-    def _check(self, name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            raise InputError(f"must be {wanted}, got {getattr(self, name)}", field=name)
 
     def __call__(self, unit: Unit, model: Writer | None) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#realign``. Wave t shows every source that has no answer yet its t-th neighbour."""
@@ -309,7 +305,7 @@ class ReAlign:
             if part.open
         ]  # fmt: skip
         limits = {"max_new_tokens": self.max_sentence_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        texts = iter(unit.write(model, jobs, stop=_sentence_ended, **limits) if jobs else ())
+        texts = iter(unit.write(model, jobs, stop=_sentences.ended, **limits) if jobs else ())
         return [_rejoined(source.answer.text, parts, texts) for (source, _), parts in zip(shown, cuts, strict=True)]
 
     def _seed(self, source: _Source, number: int) -> int:
@@ -370,10 +366,6 @@ class ReAlign:
 def _rejoined(answer: str, parts: Sequence[_rewriting.Part], texts: Iterator[str]) -> str:
     """``answer`` with its open sentences ended by the next of ``texts``; empty if one of them stayed without."""
     sentences = [_rewriting.join(answer, part, next(texts) if part.open else "") for part in parts]
-    if any(part.open and sentence == part.beginning for part, sentence in zip(parts, sentences, strict=True)):
+    if _rewriting.lacks_ending(parts, sentences):
         return ""
     return _rewriting.rebuild(answer, parts, sentences)
-
-
-def _sentence_ended(written: str) -> bool:
-    return _sentences.first_end(written) is not None
