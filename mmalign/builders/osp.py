@@ -17,7 +17,7 @@ from mmalign.builders import WRITER, Drop, Unit
 from mmalign.builders._pairing import ALL, BEST_WORST, PAIRINGS, pair_record, pairs_of
 from mmalign.builders._sampling import Candidates, Sampling
 from mmalign.endpoint import Writer
-from mmalign.plugins import option
+from mmalign.plugins import check, option
 from mmalign.records import Record
 from mmalign.rewards import DIGITS, Scored, couples
 from mmalign.rewards.judge import PROMPT, Judge
@@ -44,8 +44,8 @@ class OSP(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("pairs", self.pairs in PAIRINGS, " or ".join(PAIRINGS))
-        self._check("min_strength", 0.5 <= self.min_strength <= 1, "from 0.5 to 1")
+        check(self, "pairs", self.pairs in PAIRINGS, " or ".join(PAIRINGS))
+        check(self, "min_strength", 0.5 <= self.min_strength <= 1, "from 0.5 to 1")
         _ = self._judge  # checks its options
 
     def __call__(self, unit: Unit, model: Writer) -> Iterator[tuple[str, list[Record] | Drop]]:

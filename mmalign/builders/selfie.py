@@ -17,7 +17,7 @@ from mmalign.backbones import Backbone
 from mmalign.builders import BACKBONE, Drop, Unit
 from mmalign.builders._pairing import pair_record, pairs_of
 from mmalign.builders._sampling import Candidates, Sampling
-from mmalign.plugins import option
+from mmalign.plugins import check, option
 from mmalign.records import Record
 from mmalign.rewards import DIGITS, Scored, Scorer, singles
 from mmalign.rewards.implicit import ImplicitReward
@@ -42,7 +42,7 @@ class Selfie(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("min_gap", self.min_gap >= 0, "0 or more")
+        check(self, "min_gap", self.min_gap >= 0, "0 or more")
         _ = self._reward  # checks its options
 
     def __call__(self, unit: Unit, model: Backbone) -> Iterator[tuple[str, list[Record] | Drop]]:
