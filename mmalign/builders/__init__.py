@@ -204,27 +204,36 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
         arguments: the command line, ``sys.argv[1:]`` by default.
 
     Returns:
-        The exit status: 2 for input that cannot be used.
+        The exit status: 1 if not one record came of the sources, 2 for input that cannot be used.
     """
     try:
-        _run(name, sys.argv[1:] if arguments is None else arguments)
+        return _run(name, sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         print(f"mmalign build {name}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def _run(name: str, arguments: Sequence[str]) -> None:
+def _run(name: str, arguments: Sequence[str]) -> int:
     builder, options, *of_model = flags.parse(parser(name), arguments)
+    root, output = Path(options.media_root or Path(options.data).parent), Path(options.output)
+    if not root.is_dir():
+        raise InputError("is no folder that media paths could start from", file=root, field="media_root")
     found = sources(options.data)
     model = _load_model(of_model[0]) if of_model else None
-    root, output = Path(options.media_root or Path(options.data).parent), Path(options.output)
     batch_size = {"batch_size": of_model[0].batch_size} if of_model else {}
     summary = build(builder, found, model, output, media_root=root, unit_size=options.unit_size, **batch_size)
-    if summary.complete:
-        print(_report(builder, summary, output))
-        if root.resolve() != output.parent.resolve():
-            print(f"media paths start from {root}: train with --media_root {root}")
+    if not summary.complete:
+        return 0
+    print(_report(builder, summary, output))
+    if not summary.records:
+        drops = Path(f"{output}.run", "drops.jsonl")
+        first = next(read_jsonl(drops, lambda row, **_: row))
+        print(f"nothing came of it; the first source, {first['source']}: {first['reason']} {first['detail']}".rstrip())
+        print(f"all of them: {drops}. media paths start from {root}: is --media_root right?")
+        return 1
+    if root.resolve() != output.parent.resolve():
+        print(f"media paths start from {root}: train with --media_root {root}")
+    return 0
 
 
 def parser(name: str) -> HfArgumentParser:

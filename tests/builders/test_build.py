@@ -180,6 +180,18 @@ def test_a_builder_says_what_it_wants_of_a_model(tmp_path: Path, capsys: pytest.
     assert made.meta["model"] == "http://127.0.0.1:9/v1#m"
 
 
+def test_nothing_that_comes_of_it_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first reason is told, and where media are looked for."""
+    write_jsonl(tmp_path / "sources.jsonl", [source(f"s{i}", CAPTION, ("none.png",)) for i in range(3)])
+    arguments = ["--data", str(tmp_path / "sources.jsonl"), "--output", str(tmp_path / "pairs.jsonl")]
+    assert main("crop", arguments) == 1
+    said = capsys.readouterr().out
+    assert "the first source, s0: missing no such file" in said and "drops.jsonl" in said
+    assert f"start from {tmp_path}: is --media_root right?" in said and "train with" not in said
+    assert main("crop", [*arguments, "--media_root", str(tmp_path / "nowhere")]) == 2
+    assert "field 'media_root': is no folder" in capsys.readouterr().err
+
+
 def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path, tmp_path: Path) -> None:
     """Every source ends as a record or as a counted drop."""
     backbone = backbones.load(model, device="cpu")
