@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import mmalign
+from mmalign import flags
 from mmalign.records import InputError
 
 USAGE = """usage: mmalign VERB ...
@@ -49,16 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mmalign: no such verb: {verb}\n\n{USAGE}", file=sys.stderr)
         return 2
     try:
-        return VERBS[verb](rest)
-    except InputError as error:
-        print(f"mmalign {verb}: {error}", file=sys.stderr)
-        return 2
+        return flags.guarded(f"mmalign {verb}", lambda: VERBS[verb](rest))
     except BrokenPipeError:  # what was printed is cut off on purpose, as by `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
         return 1
-    except PermissionError as error:
-        print(f"mmalign {verb}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
 
 
 def run() -> None:

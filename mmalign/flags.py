@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,6 +66,19 @@ def parse(parser: HfArgumentParser, arguments: Sequence[str]) -> tuple[Any, ...]
         name = unknown[0].split("=")[0].strip("-").replace("-", "_")
         raise InputError(f"no such flag: {unknown[0]}{suggestion(name, known)}")
     return tuple(options)
+
+
+def guarded(prog: str, work: Callable[[], int]) -> int:
+    """The exit status of ``work``: 2, and one line, for what the user can mend, a file that cannot be written too."""
+    try:
+        return work()
+    except InputError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None:  # of no file: nobody knows what it is about without the stack
+            raise
+        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 2
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

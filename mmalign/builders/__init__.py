@@ -18,6 +18,7 @@ on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. It
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,8 @@ def build(
 
 def _files_of(builder: Builder) -> dict[str, str]:
     """Fingerprints of the user's own Python files: the builder's, and those that its options name."""
-    files = [f"{value.partition('.py:')[0]}.py" for value in asdict(builder).values() if ".py:" in str(value)]
+    values = [value for value in asdict(builder).values() if isinstance(value, str) and ".py:" in value]
+    files = [file for value in values if os.path.isfile(file := f"{value.partition('.py:')[0]}.py")]  # else a text
     if not type(builder).__module__.startswith(f"{__name__}."):
         files.append(type(builder).__call__.__code__.co_filename)
     return {file: runs.fingerprint(Path(file)) for file in files}
@@ -206,11 +208,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 1 if not one record came of the sources, 2 for input that cannot be used.
     """
-    try:
-        return _run(name, sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
-        print(f"mmalign build {name}: {error}", file=sys.stderr)
-        return 2
+    return flags.guarded(f"mmalign build {name}", lambda: _run(name, sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

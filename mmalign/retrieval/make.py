@@ -66,15 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Embed pictures, and make an index that builders search for pictures that look alike.",
         epilog=EXAMPLE,
     )
-    try:
-        [options] = flags.parse(parser, sys.argv[1:] if arguments is None else arguments)
-        names, root = _names(options)
-        encoder = _encoder(options)
-        settings = write.Settings(options.index, options.center, options.search)
-        made = make(encoder, names, root, Path(options.output), settings, options.batch_size, options.unit_size)
-    except InputError as error:
-        print(f"mmalign index: {error}", file=sys.stderr)
-        return 2
+    given = sys.argv[1:] if arguments is None else arguments
+    return flags.guarded("mmalign index", lambda: _run(*flags.parse(parser, given)))
+
+
+def _run(options: IndexOptions) -> int:
+    names, root = _names(options)
+    encoder = _encoder(options)
+    settings = write.Settings(options.index, options.center, options.search)
+    made = make(encoder, names, root, Path(options.output), settings, options.batch_size, options.unit_size)
     if made:
         print(_report(made))
     return 0

@@ -20,18 +20,13 @@ def main(name: str | None = None, arguments: Sequence[str] | None = None) -> int
     Returns:
         The exit status: 2 for input that cannot be used.
     """
-    from mmalign.records import InputError
+    from mmalign.flags import guarded
     from mmalign.training.session import train
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if name is None:
-            name, arguments = _objective(arguments)
-        train(name, arguments)
-    except InputError as error:
-        print(f"mmalign train{f' {name}' if name else ''}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if name is not None:
+        return guarded(f"mmalign train {name}", lambda: train(name, arguments) or 0)
+    return guarded("mmalign train", lambda: train(*_objective(arguments)) or 0)
 
 
 def _objective(arguments: Sequence[str]) -> tuple[str, list[str]]:

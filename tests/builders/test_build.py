@@ -157,6 +157,17 @@ def test_a_builder_of_the_users_own(tmp_path: Path) -> None:
         build(load(f"{tmp_path}/shout.py:Shout", word="WRONG"), sources, model, output, media_root=tmp_path)
 
 
+def test_a_text_with_a_file_name_in_it_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "shout.py").write_text(MINE)
+    (tmp_path / "scale.py").write_text("")
+    sources = [source("s0", CAPTION)]
+    for number, word in enumerate([f"{tmp_path}/scale.py:Scale", "As in run.py: what is here?", f"{'long ' * 99}.py:"]):
+        output = tmp_path / f"{number}.jsonl"
+        build(load(f"{tmp_path}/shout.py:Shout", word=word), sources, None, output, media_root=tmp_path, progress=False)
+        files = json.loads(Path(f"{output}.run", "manifest.json").read_text())["manifest"]["files"]
+        assert [Path(file).name for file in files] == (["shout.py"] if number else ["scale.py", "shout.py"])
+
+
 def test_a_builder_says_what_it_wants_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command line asks for a model, takes a server for one, or has no place for either."""
     write_jsonl(tmp_path / "sources.jsonl", [source(f"s{i}", CAPTION) for i in range(3)])
@@ -190,6 +201,9 @@ def test_nothing_that_comes_of_it_is_no_success(tmp_path: Path, capsys: pytest.C
     assert f"start from {tmp_path}: is --media_root right?" in said and "train with" not in said
     assert main("crop", [*arguments, "--media_root", str(tmp_path / "nowhere")]) == 2
     assert "field 'media_root': is no folder" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "sources.jsonl" / "pairs.jsonl")
+    assert main("crop", arguments) == 2
+    assert f"{tmp_path}/sources.jsonl/pairs.jsonl.run: Not a directory" in capsys.readouterr().err
 
 
 def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path, tmp_path: Path) -> None:
