@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from argparse import ArgumentParser
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,6 +23,13 @@ from mmalign.records import InputError
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
+
+
+class _Help(ArgumentDefaultsHelpFormatter):
+    """Says the default where there is one."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def parser(
@@ -43,7 +50,13 @@ def parser(
         def error(self, message: str) -> NoReturn:
             raise InputError(f"{message} (--help lists all flags)")
 
-    made = Parser(list(dataclasses), prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False)
+    made = Parser(
+        list(dataclasses), prog=prog, usage=usage, description=description, epilog=epilog, allow_abbrev=False,
+        formatter_class=_Help,
+    )  # fmt: skip
+    for action in made._actions:
+        if action.const is False:  # what transformers adds to a flag that is on, with the same words
+            action.help, action.default = f"Turns --{action.dest} off.", None
     made.add_argument("--config", metavar="FILE.yaml", help="Flags as YAML; those on the command line win.")
     if "--local_rank" not in made._option_string_actions:  # TrainingArguments has it in some transformers
         made.add_argument("--local_rank", "--local-rank", help="Appended by the deepspeed launcher; not used.")

@@ -164,7 +164,7 @@ class BuildOptions:
     """What is built from what, and where it goes."""
 
     data: str = field(
-        metadata={"help": "Sources (JSONL): records, or {image, question} rows; the answer may be missing."}
+        metadata={"help": "Sources (JSONL): records, or {image, question, answer} rows, as far as the builder needs."}
     )
     output: str = field(metadata={"help": "Preference records to write (JSONL). The same command again resumes."})
     media_root: str | None = plugins.option(None, "Folder that media paths start from (default: the data file's own).")
