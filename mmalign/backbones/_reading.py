@@ -1,6 +1,6 @@
 """What a model reads before it goes on: prompts, of which image tokens may be hidden, and the beginnings of answers.
 
-Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, A axes of a position, V vocabulary.
+Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, A axes of a position, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class Read:
     """What rows have read so far, and what they expect next.
 
     Attributes:
-        logits: of each row's next token, float32. Shape: (R, V).
+        hidden: what the head makes the logits of each row's next token of. Shape: (R, H).
         cache: transformers' own. It belongs to the latest `Read` alone: earlier ones are used up.
         mask: which tokens can be seen. Shape: (R, T).
         last: position of the last token. Shape: (R,).
         axes: of a position.
     """
 
-    logits: Tensor
+    hidden: Tensor
     cache: Any
     mask: Tensor
     last: Tensor
@@ -128,27 +128,31 @@ class Read:
         places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         seen = backbone.masks(input_ids, mask - 1, places, whole=False)
         cache = roomy_cache() if cache and backbone.allows_gaps else cache
-        logits, filled = _step(backbone, input_ids, seen, positions, cache, [row.features for row in rows])
-        return cls(logits, filled, mask, last, len(positions))
+        hidden, filled = _step(backbone, input_ids, seen, positions, cache, [row.features for row in rows])
+        return cls(hidden, filled, mask, last, len(positions))
 
     def _behind(self, backbone: Backbone, rows: Sequence[Prompt]) -> Read:
         """Some text more, of another length in each row."""
         input_ids, mask, positions, last = _left_padded(backbone, rows)
         mask = torch.cat([self.mask, mask], dim=1)
-        logits, cache = _step(backbone, input_ids, mask, positions, self.cache)
-        return replace(self, logits=logits, cache=cache, mask=mask, last=last)
+        hidden, cache = _step(backbone, input_ids, mask, positions, self.cache)
+        return replace(self, hidden=hidden, cache=cache, mask=mask, last=last)
+
+    def logits(self, backbone: Backbone) -> Tensor:
+        """Of each row's next token, as the model computes them. Shape: (R, V), float32."""
+        return backbone.head(self.hidden).float()
 
     def after(self, backbone: Backbone, tokens: Tensor) -> Read:
         """One more token a row. Shape: (R,)."""
         mask, last = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1), self.last + 1
         positions = last[None, :, None].expand(self.axes, -1, -1)
-        logits, cache = _step(backbone, tokens[:, None], mask, positions, self.cache)
-        return replace(self, logits=logits, cache=cache, mask=mask, last=last)
+        hidden, cache = _step(backbone, tokens[:, None], mask, positions, self.cache)
+        return replace(self, hidden=hidden, cache=cache, mask=mask, last=last)
 
     def only(self, rows: Tensor) -> Read:
         """The rows of these numbers, each as often as it is named."""
         self.cache.batch_select_indices(rows)
-        return replace(self, logits=self.logits[rows], mask=self.mask[rows], last=self.last[rows])
+        return replace(self, hidden=self.hidden[rows], mask=self.mask[rows], last=self.last[rows])
 
     def repeated(self, times: int) -> Read:
         """Every row so often, one copy after the other."""
@@ -275,6 +279,14 @@ def _costs(backbone: Backbone, prompts: Sequence[Prompt], prefixes: Sequence[Seq
     return alone, len(distinct) * max(len(p.input_ids) - 1 for p in distinct) + count * (1 + longest)
 
 
+def check_finite(backbone: Backbone, numbers: Tensor) -> None:
+    """Raise InputError where the model computed no numbers: of NaN, too, one token or answer would be chosen."""
+    if not numbers.isfinite().all():
+        half = backbone.dtype == torch.float16
+        why = "numbers beyond the dtype's range: give --dtype bfloat16 or float32"
+        raise InputError(f"{backbone.dtype}: {why if half else 'the model computes NaN: are its weights whole?'}")
+
+
 def _left_padded(backbone: Backbone, rows: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows as a batch: tokens, which can be seen, positions, and the last of these.
 
@@ -302,6 +314,6 @@ def _step(
     cache: Any,
     features: Sequence[Features | None] = (),
 ) -> tuple[Tensor, Any]:
-    """Logits of each row's last token, float32, and the cache. Shape: (R, V)."""
+    """Hidden state of each row's last token, and the cache. Shape: (R, H)."""
     output = backbone.run(input_ids, features, mask, positions, cache)
-    return backbone.head(output.last_hidden_state[:, -1]).float(), output.past_key_values
+    return output.last_hidden_state[:, -1], output.past_key_values

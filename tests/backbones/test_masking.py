@@ -58,10 +58,10 @@ def read(backbone: Backbone, asked: list[Job], prompts: list[Prompt]) -> torch.T
     prefixes = [prefix_ids(backbone, prompt, job) for prompt, job in zip(prompts, asked, strict=True)]
     with torch.inference_mode():
         state = Read.of(backbone, prompts, prefixes)
-        found = [state.logits]
+        found = [state.logits(backbone)]
         for token in GOES_ON:
             state = state.after(backbone, torch.full((len(asked),), token))
-            found.append(state.logits)
+            found.append(state.logits(backbone))
     return torch.stack(found, 1)
 
 
