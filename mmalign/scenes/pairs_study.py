@@ -2,8 +2,9 @@
 
     python -m mmalign.scenes.pairs_study --output runs/pairs_study
 
-For each seed: pictures, pairs of each kind on them, and one training for each entrant over the pairs of its kind
-(``both, all``: of both, twice as many). The rest is as in `mmalign.scenes.study`; it resumes likewise.
+For each seed: pictures, pairs of each kind on them, and one training for each entrant over the pairs of its kind. ``both,
+all`` has twice as many pairs, and so twice as many steps; so has ``retrieval, twice``, which sees its own again. The rest is
+as in `mmalign.scenes.study`; it resumes likewise.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ENTRANTS = {
     "retrieval, texts": Entrant("dpo", pairs="retrieval"),
     "both, half each": Entrant("rdpo", pairs="half"),
     "both, all": Entrant("rdpo", pairs="all"),
+    "retrieval, twice": Entrant("rdpo", ("--num_train_epochs", "2"), pairs="retrieval"),
 }
 """What is compared. Re-Align's objective (`rdpo`) reads the retrieved picture too; for pairs without one it is DPO."""
 
