@@ -21,12 +21,18 @@ def main(name: str | None = None, arguments: Sequence[str] | None = None) -> int
         The exit status: 2 for input that cannot be used.
     """
     from mmalign.flags import guarded
-    from mmalign.training.session import train
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if name is not None:
-        return guarded(f"mmalign train {name}", lambda: train(name, arguments) or 0)
-    return guarded("mmalign train", lambda: train(*_objective(arguments)) or 0)
+    return guarded(f"mmalign train {name or ''}".rstrip(), lambda: _run(name, arguments))
+
+
+def _run(name: str | None, arguments: list[str]) -> int:
+    from mmalign.training.session import train
+
+    if name is None:
+        name, arguments = _objective(arguments)
+    train(name, arguments)
+    return 0
 
 
 def _objective(arguments: Sequence[str]) -> tuple[str, list[str]]:
