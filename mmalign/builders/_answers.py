@@ -25,7 +25,8 @@ class Answered:
     def made(self, variant: str, meta: dict[str, Any], **fields: Any) -> Record:
         """The record ``SOURCE#VARIANT``: what is kept of the source, its good answer, and ``fields``.
 
-        What else a source says of its own rejected answer is left behind; its ``meta`` becomes ``source``.
+        What belongs to the prompt is kept (media, gold, difficulty, group, weight). What a source says of a rejected
+        side of its own, media included, is left behind; its ``meta`` becomes ``source``.
         """
         record = self.record
         meta = {**meta, "chosen_by": "source" if record.chosen else "model"}
@@ -34,6 +35,8 @@ class Answered:
             record.prompt,
             record.chosen or [assistant_message(self.text)],
             images=record.images,
+            gold=record.gold,
+            difficulty=record.difficulty,
             group=record.group,
             weight=record.weight,
             meta={**meta, **({"source": record.meta} if record.meta else {})},
@@ -49,12 +52,12 @@ def read(
     Answers that are missing are written in one batch, greedily.
 
     Args:
-        write_chosen: let the model write them; else such sources are dropped.
+        write_chosen: let the model write them; else, or where there is no model, such sources are dropped.
         max_new_tokens: limit of one.
     """
     opened: list[tuple[Record, tuple[Image.Image, ...]]] = []
     for record in records:
-        images = _open(unit, record, write_chosen)
+        images = _open(unit, record, write_chosen and model is not None)
         if isinstance(images, Drop):
             yield record.id, images
         else:

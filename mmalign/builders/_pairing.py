@@ -56,9 +56,9 @@ def pairs_of(
 def pair_record(source: Record, variant: str, chosen: Response, rejected: Response, **fields: Any) -> Record:
     """The record ``SOURCE#variant`` of two responses to a source's prompt.
 
-    What belongs to the prompt comes from the source (media, gold, group, weight, and its meta as ``source``), what
-    belongs to a response from the response (scores, spans, critique). What the source says of a chosen and a rejected
-    answer of its own is left behind.
+    What belongs to the prompt comes from the source: media, the visual negative (other media for that prompt), gold,
+    difficulty, group, weight, and its meta as ``source``. What belongs to a response comes from the response: scores,
+    spans, critique. What the source says of a chosen and a rejected answer of its own is left behind.
 
     Args:
         fields: of the record, over those above; to ``meta``, the source's is added.
@@ -77,7 +77,10 @@ def pair_record(source: Record, variant: str, chosen: Response, rejected: Respon
         source.prompt,
         images=source.images,
         videos=source.videos,
+        rejected_images=source.rejected_images,
+        rejected_videos=source.rejected_videos,
         gold=source.gold,
+        difficulty=source.difficulty,
         group=source.group,
         weight=source.weight,
         meta=meta,

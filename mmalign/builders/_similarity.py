@@ -11,10 +11,11 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from mmalign import plugins
+from mmalign import plugins, runs
 from mmalign.records import InputError
 
 Encoder = Callable[[Sequence[str]], np.ndarray]
@@ -41,6 +42,14 @@ def load_encoder(name: str) -> Encoder:
         f"no such encoder: {name!r}; there is words, {_SENTENCE_TRANSFORMERS}NAME_OR_PATH and path/to/file.py:Class",
         field="encoder",
     )
+
+
+def inputs(name: str) -> dict[str, str]:
+    """The fingerprint of an encoder that is a folder, for a builder's ``inputs()``; nothing for all others."""
+    folder = Path(name.removeprefix(_SENTENCE_TRANSFORMERS))
+    if name.startswith(_SENTENCE_TRANSFORMERS) and folder.is_dir():
+        return {"encoder": runs.fingerprint(folder)}
+    return {}
 
 
 def words_of(text: str) -> list[str]:

@@ -138,6 +138,10 @@ class BDHS:
     def outcome(record: Record) -> str:
         """The word under which a record is counted at the end of a run."""
         return f"try {record.meta['tries']} ({'guided' if record.meta['guided'] else 'unguided'})"
+    def inputs(self) -> dict[str, str]:
+        """The fingerprint of an encoder that is a folder."""
+        return _similarity.inputs(self.encoder)
+
 
     # ---- sources ---------------------------------------------------------------------------------------------
 

@@ -79,18 +79,14 @@ class OSP(Sampling):
         strengths = _both_ways(len(candidates.responses), [each.scores["strength"] for each in verdicts])
         scores = [round(sum(row.values()) / len(row), DIGITS) for row in strengths]
         responses = candidates.with_scores(SCORE, scores)
-        pairs = [
-            pair
-            for pair in pairs_of(responses, scores, ALL)
-            if strengths[pair.chosen][pair.rejected] > 0.5
-            and strengths[pair.chosen][pair.rejected] >= self.min_strength
-        ]
+        judged = [(pair, strengths[pair.chosen][pair.rejected]) for pair in pairs_of(responses, scores, self.pairs)]
+        if not judged:
+            return Drop("undecided", "all win as often, on average")
+        pairs = [(pair, strength) for pair, strength in judged if strength > 0.5 and strength >= self.min_strength]
         if not pairs:
-            surest = max(max(row.values()) for row in strengths)
-            return Drop("undecided", f"the judge is sure of none: at most {surest}")
+            return Drop("undecided", f"the judge is sure of none: at most {max(strength for _, strength in judged)}")
         records = []
-        for number, pair in enumerate(pairs[:1] if self.pairs == BEST_WORST else pairs, 1):
-            strength = strengths[pair.chosen][pair.rejected]
+        for number, (pair, strength) in enumerate(pairs, 1):
             records.append(
                 pair_record(
                     candidates.source,

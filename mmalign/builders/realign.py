@@ -20,6 +20,7 @@ from PIL import Image
 from mmalign import endpoint, runs
 from mmalign.backbones import Job
 from mmalign.builders import WRITER, Drop, Unit, _answers, _masking, _rewriting, _sentences, _similarity
+from mmalign.media.hashes import content_hash
 from mmalign.plugins import check, option
 from mmalign.records import InputError, Record, assistant_message, user_message
 from mmalign.retrieval import Guard, Index, Neighbour
@@ -157,9 +158,13 @@ class ReAlign:
                     yield source.id, Drop("never_accepted", "; ".join(source.refused))
 
     def inputs(self) -> dict[str, str]:
-        """Fingerprints of the index, and of a second model that masks."""
-        masker = {"masker": self._masker.fingerprint()} if self._has_masker else {}
-        return {"index": self._index.fingerprint(), **masker}
+        """Fingerprints of the index, of a model that masks and what it is asked, and of an encoder's folder."""
+        inputs = {"index": self._index.fingerprint(), **_similarity.inputs(self.encoder)}
+        if self._has_masker:
+            inputs["masker"] = self._masker.fingerprint()
+        if self.mask_by != "rule" and not self.visual_only:
+            inputs["mask_prompt"] = runs.fingerprint(self._mask_prompt)
+        return inputs
 
     @staticmethod
     def outcome(record: Record) -> str:
@@ -181,10 +186,14 @@ class ReAlign:
         answers: list[_answers.Answered] = []
         options = {"write_chosen": self.write_chosen, "max_new_tokens": self.max_answer_tokens}
         for answer in _answers.read(unit, model, records, **options):
-            if isinstance(answer, _answers.Answered):
+            if not isinstance(answer, _answers.Answered):
+                yield answer
+            elif self._is_indexed(answer.record.images[0], answer.images[0]):
                 answers.append(answer)
             else:
-                yield answer
+                indexed = self._index.manifest["made_by"]["media_root"]
+                detail = f"not the one that was indexed: the index is of {indexed}, this picture of {unit.media_root}"
+                yield answer.record.id, Drop("other_picture", detail)
         masks = [None] * len(answers) if self.visual_only else self._masks(unit, model, answers)
         for answer, masked in zip(answers, masks, strict=True):
             if masked or self.visual_only:
@@ -200,7 +209,7 @@ class ReAlign:
             if record.id not in nearest:
                 yield record, Drop("several_images" if record.images else "no_image")
             elif nearest[record.id] is None:
-                yield record, Drop("not_in_index", record.images[0])
+                yield record, Drop("not_in_index", f"{record.images[0]}; a name that is there: {self._a_name}")
             else:
                 yield record, tuple(nearest[record.id]) or Drop("no_neighbour", "none that the guard lets pass")
 
@@ -209,6 +218,14 @@ class ReAlign:
         if not self.index:
             raise InputError("is missing: give --index, a folder that `mmalign index` has written", field="index")
         return Index.open(self.index)
+
+    @cached_property
+    def _a_name(self) -> str:
+        return self._index.names[0]
+
+    def _is_indexed(self, name: str, picture: Image.Image) -> bool:
+        """Whether it is the picture that was indexed: similarities say nothing of another one of that name."""
+        return self._index.contents([name]) == [content_hash(picture)]
 
     @property
     def _guard(self) -> Guard:
@@ -236,10 +253,9 @@ class ReAlign:
     def _ask_for_masks(
         self, unit: Unit, masker: Writer, answers: Sequence[_answers.Answered], temperature: float
     ) -> list[str]:
-        prompt = self.mask_prompt or MASK_PROMPTS[self.level]
         jobs = [
             Job(
-                [user_message(f"{prompt}\n{answer.text}", images=1)],
+                [user_message(f"{self._mask_prompt}\n{answer.text}", images=1)],
                 answer.images,
                 seed=runs.stable_seed(self.seed, answer.record.id, "mask"),
                 key=answer.record.id,
@@ -254,6 +270,10 @@ class ReAlign:
         return _masking.by_rule(answer.text, self.level, self.mask_rate, seed, asked)
 
     @property
+    def _mask_prompt(self) -> str:
+        return self.mask_prompt or MASK_PROMPTS[self.level]
+
+    @property
     def _has_masker(self) -> bool:
         return not self.visual_only and self.mask_by not in ("rule", "model")
 
@@ -264,12 +284,14 @@ class ReAlign:
     # ---- one wave --------------------------------------------------------------------------------------------
 
     def _wave(self, unit: Unit, model: Writer | None, sources: Sequence[_Source]) -> list[_Draft]:
-        """What each source's current neighbour gives. A picture that cannot be opened gives nothing."""
+        """What each source's current neighbour gives: nothing where its picture cannot be opened, or is another one."""
         drafts, shown = [], []
         for source in sources:
             picture = unit.images(replace(source.answer.record, images=(source.neighbour.name,)))
             if isinstance(picture, Drop):
                 drafts.append(_Draft(source, refusal=picture.reason))
+            elif not self._is_indexed(source.neighbour.name, picture[0]):
+                drafts.append(_Draft(source, refusal="other_picture"))
             else:
                 shown.append((source, picture))
         if self.visual_only:

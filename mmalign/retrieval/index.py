@@ -46,7 +46,8 @@ class Guard:
         similarity_max: those more similar than this. None: none for that reason, as in the paper of Re-Align
             (arXiv 2502.13146), which guards against the picture itself alone.
         similarity_min: those less similar than this.
-        same_content: those with the very same pixels, under another name or in another format.
+        same_content: those with the very same pixels, under another name or in another format; and of neighbours with
+            the same pixels all but the first by name.
         hash_distance: those whose `dhash` differs in at most so many of its 64 bits. For photographs; drawings on a
             plain ground have most bits in common, whatever they show.
     """
@@ -148,6 +149,11 @@ class Index:
         found[found] = self._names[rows[found]] == wanted[found]
         return np.where(found, rows, -1)
 
+    def contents(self, names: Sequence[str]) -> list[str | None]:
+        """The `content_hash` of each picture when it was indexed; None for a name that is not in the index."""
+        rows = self.rows(names)
+        return [self._hashes["content"][row].decode() if row >= 0 else None for row in rows]
+
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of pictures, of length 1. Shape: (Q,) -> (Q, D), float32."""
         rows = np.asarray(rows, dtype=np.int64)
@@ -199,7 +205,11 @@ class Index:
         similarities = self.vectors(ids).astype(np.float64) @ vector.astype(np.float64)
         similarities = similarities.astype(np.float32).clip(-1, 1)
         passed = guard.passes(similarities, self._hashes[ids], self._hashes[row])
-        best = [i for i in np.lexsort((ids, -similarities)) if passed[i]][:k]
+        order = np.lexsort((ids, -similarities))
+        best = order[passed[order]]
+        if guard.same_content:  # k copies of one picture would be one picture
+            best = best[np.sort(np.unique(self._hashes["content"][ids[best]], return_index=True)[1])]
+        best = best[:k]
         near = [Neighbour(self._names[ids[i]].decode(), float(similarities[i])) for i in best]
         low = guard.similarity_min is not None and len(ids) > 0 and similarities.min() < guard.similarity_min
         return near, len(near) == k or low

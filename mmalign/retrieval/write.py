@@ -67,7 +67,7 @@ def write(folder: Path, rows: Path, settings: Settings, made_by: dict[str, str],
     """
     with _alone(folder):
         wanted = {"layout": LAYOUT, "made_by": made_by, "settings": asdict(settings)}
-        wanted |= {"rows": runs.fingerprint(Path(f"{rows}.run/manifest.json"))}
+        wanted |= {"rows": runs.fingerprint(rows)}  # their bytes: pictures may have changed under the same names
         manifest = read_manifest(folder) or {}
         if all(manifest.get(key) == value for key, value in wanted.items()):
             return

@@ -9,7 +9,7 @@ import pytest
 from scripted import source
 
 from mmalign.builders._pairing import ALL, BEST_WORST, pair_record, pairs_of
-from mmalign.records import Record, Response, assistant_message, text_of
+from mmalign.records import Record, Response, assistant_message, text_of, user_message
 
 
 def responses(*texts: str) -> list[Response]:
@@ -60,7 +60,8 @@ def test_the_order_of_responses_changes_nothing(how):
 
 def test_record_of_a_pair():
     given = source("s", "Own.", ("a.png",), group="g", weight=2.0, meta={"x": 1}, difficulty=3.0, strength=0.9,
-                   gold=[assistant_message("Gold.")], chosen_scores={"reward": 1.0})  # fmt: skip
+                   gold=[assistant_message("Gold.")], chosen_scores={"reward": 1.0},
+                   rejected_images=("b.png",))  # fmt: skip
     better = Response(assistant_message("Better."), {"wins": 0.7}, None, ((0, 6),), "fine")
     worse = Response(assistant_message("Worse."), {"wins": 0.2})
     made = pair_record(given, "osp-1", better, worse, strength=0.8, meta={"k": 2})
@@ -68,6 +69,9 @@ def test_record_of_a_pair():
     assert (text_of(made.chosen), text_of(made.rejected)) == ("Better.", "Worse.")
     assert (made.chosen_scores, made.rejected_scores) == ({"wins": 0.7}, {"wins": 0.2})
     assert (made.chosen_spans, made.chosen_critique, made.rejected_spans) == (((0, 6),), "fine", None)
-    assert (made.strength, made.weight, made.group, made.difficulty) == (0.8, 2.0, "g", None)
+    assert (made.strength, made.weight, made.group, made.difficulty) == (0.8, 2.0, "g", 3.0)
+    assert made.rejected_images == ("b.png",), "other media for the same prompt"
+    clip = Record("c", [user_message("What?", videos=1)], videos=("a.mp4",), rejected_videos=("b.mp4",))
+    assert pair_record(clip, "osp", better, worse).rejected_videos == ("b.mp4",)
     assert made.meta == {"k": 2, "source": {"x": 1}}
     assert Record.parse(made.to_json()) == made

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from scripted import Scripted, run, source
 
-from mmalign import endpoint
+from mmalign import endpoint, runs
 from mmalign.backbones import Job
 from mmalign.builders import Drop, _similarity, load
 from mmalign.builders.realign import COMPLETE_PROMPT, MASK_PROMPTS
-from mmalign.records import InputError, Record, text_of
+from mmalign.media import open_image
+from mmalign.media.hashes import content_hash
+from mmalign.records import InputError, Record, assistant_message, text_of
 from mmalign.retrieval import Guard, Index, Neighbour
 
 CAPTION = "A red circle is at the top.  There is a blue star here."
@@ -28,6 +30,8 @@ class FakeIndex:
     """Knows who is near whom."""
 
     near: dict[str, Sequence[str] | None]
+    root: Path
+    changed: set[str] = field(default_factory=set)
     asked: list[tuple[list[str], int, Guard]] = field(default_factory=list)
 
     def neighbours(self, names: Sequence[str], k: int, guard: Guard) -> list[list[Neighbour] | None]:
@@ -38,8 +42,14 @@ class FakeIndex:
             for names in found
         ]
 
+    def contents(self, names: Sequence[str]) -> list[str]:
+        return ["of before" if name in self.changed else content_hash(open_image(self.root / name)) for name in names]
+
     def fingerprint(self) -> str:
         return "near"
+
+    names = ("first.png", "second.png")
+    manifest = {"made_by": {"media_root": "/where/it/was"}}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +63,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def index(monkeypatch: pytest.MonkeyPatch) -> FakeIndex:
-    fake = FakeIndex({})
+def index(root: Path, monkeypatch: pytest.MonkeyPatch) -> FakeIndex:
+    fake = FakeIndex({}, root)
     monkeypatch.setattr(Index, "open", lambda folder: fake)
     return fake
 
@@ -81,12 +91,13 @@ def rejected(record: Record) -> str:
 
 
 def test_record(root: Path, index: FakeIndex) -> None:
-    given = source("s", CAPTION, group="g", weight=2.0, meta={"x": 1})
+    prompts = {"group": "g", "weight": 2.0, "gold": [assistant_message("Gold.")], "difficulty": 3.0}
+    given = source("s", CAPTION, **prompts, meta={"x": 1}, rejected_images=("e.png",), strength=0.7)
     model = Scripted(completes)
     made = run(realign(seed=5), model, root, given)["s"]
     assert (made.id, made.prompt, made.images, made.chosen) == ("s#realign", given.prompt, given.images, given.chosen)
     assert (rejected(made), made.rejected_images) == (OTHER, ("b.png",))
-    assert (made.group, made.weight) == ("g", 2.0)
+    assert {name: getattr(made, name) for name in prompts} == prompts and made.strength is None
     assert 0 < made.meta.pop("similarity") < 0.95
     assert made.meta == {
         "seed": 5, "rank": 1, "image_similarity": 0.9, "masked": MASKED, "mask_ratio": round(5 / 13, 6),
@@ -178,6 +189,16 @@ def test_a_neighbour_that_cannot_be_opened_is_passed_over(root: Path, index: Fak
     assert run(realign(), model, root, source("s", CAPTION))["s"] == Drop("never_accepted", "missing")
 
 
+def test_a_picture_that_is_not_the_one_indexed(root: Path, index: FakeIndex) -> None:
+    """Of a neighbour it is refused, of a source dropped before it is masked; names with both folders to look at."""
+    index.changed = {"b.png", "e.png"}
+    model = Scripted(completes)
+    made = run(realign(mask_by="model"), model, root, source("s", CAPTION), source("t", CAPTION, ("e.png",)))
+    assert made["s"].rejected_images == ("c.png",) and made["s"].meta["refused"] == ["other_picture"]
+    assert made["t"].reason == "other_picture" and {job.key for job in model.jobs} == {"s"}
+    assert "/where/it/was" in made["t"].detail and str(root) in made["t"].detail
+
+
 # ---- masks -------------------------------------------------------------------------------------------------------
 
 
@@ -225,11 +246,19 @@ def test_another_model_masks(root: Path, index: FakeIndex, monkeypatch: pytest.M
     masker, model = Scripted(lambda job, greedy: mask), Scripted(completes)
     monkeypatch.setattr(endpoint, "load_writer", {"http://there/v1#big": masker}.get)
     builder = realign(mask_by="http://there/v1#big", mask_prompt="Hide things:", complete_prompt="Fill in:")
-    assert builder.inputs() == {"index": "near", "masker": "scripted"}
+    assert builder.inputs() == {
+        "index": "near", "masker": "scripted", "mask_prompt": runs.fingerprint("Hide things:")}  # fmt: skip
     made = run(builder, model, root, source("s", CAPTION))["s"]
     assert made.meta["masked"] == mask
     assert [asked(job) for job in masker.jobs + model.jobs] == [f"Hide things:\n{CAPTION}", f"Fill in:\n{mask}"]
     assert realign().inputs() == {"index": "near"}
+
+
+@pytest.mark.parametrize("level", ["segment", "sentence"])
+def test_what_a_model_that_masks_is_asked_belongs_to_the_run(level: str, index: FakeIndex) -> None:
+    """Also where it is no option: another version may ask otherwise."""
+    inputs = realign(mask_by="model", level=level).inputs()
+    assert inputs == {"index": "near", "mask_prompt": runs.fingerprint(MASK_PROMPTS[level])}
 
 
 def test_masks_of_sentences(root: Path, index: FakeIndex) -> None:
@@ -313,6 +342,11 @@ def test_visual_only_loads_no_second_model(index: FakeIndex) -> None:
 # ---- all else ----------------------------------------------------------------------------------------------------
 
 
+def test_without_a_model_a_missing_answer_is_not_written(root: Path, index: FakeIndex) -> None:
+    made = run(realign(visual_only=True), None, root, source("s", None), source("t", CAPTION))
+    assert made["s"] == Drop("no_answer") and made["t"].rejected_images == ("b.png",)
+
+
 def test_batch_size_cuts_the_batch_and_changes_nothing(root: Path, index: FakeIndex) -> None:
     sources = [source(f"s{i}", CAPTION) for i in range(3)]
 
@@ -357,7 +391,7 @@ def test_drops(root: Path, index: FakeIndex) -> None:
     made = run(realign(), Scripted(completes), root, *sources)
     assert isinstance(made.pop("fine"), Record)
     assert {name: drop.reason for name, drop in made.items()} == {name: name for name in made}
-    assert made["not_in_index"].detail == "x.png"
+    assert made["not_in_index"].detail == "x.png; a name that is there: first.png"
     silent = Scripted(lambda job, greedy: " ")
     assert run(realign(), silent, root, source("s", None))["s"] == Drop("model_wrote_nothing")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mmalign import cli
-from mmalign.builders import main
+from mmalign.builders import build as build_records
+from mmalign.builders import load, main, sources
 from mmalign.media import open_image
 from mmalign.records import Record, read_jsonl, text_of, validate
 from mmalign.scenes import MODEL
@@ -82,6 +84,25 @@ def test_two_ranks(root: Path, index: Path, pairs: Path, tmp_path: Path, monkeyp
         assert main("realign", [*map(str, paths), "--complete_by", "prefix", "--unit_size", "8"]) == 0
         assert output.exists() == (rank == "0")
     assert output.read_bytes() == pairs.read_bytes()
+
+
+def test_names_start_from_where_those_of_the_index_do(root: Path, index: Path, tmp_path: Path) -> None:
+    """A folder may move with its pictures; another folder's pictures of the same names have other neighbours."""
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(root / "images", moved / "images")
+    shutil.copytree(root / "images", other / "images")
+    first, *_, last = sorted((other / "images").iterdir())
+    first.write_bytes(last.read_bytes())
+    given = sources(root / "sft.jsonl")
+    builder = load("realign", index=str(index), visual_only=True)
+    summary = build_records(builder, given, None, tmp_path / "moved.jsonl", media_root=moved, progress=False)
+    assert summary.kept == len(given)
+    summary = build_records(builder, given, None, tmp_path / "other.jsonl", media_root=other, progress=False)
+    assert summary.drops == {"other_picture": 1}
+    [drop] = (tmp_path / "other.jsonl.run" / "drops.jsonl").read_text().splitlines()
+    assert f"the index is of {root.resolve()}, this picture of {other.resolve()}" in drop
+    records = read_jsonl(tmp_path / "other.jsonl", Record.parse)
+    assert all(first.name not in record.rejected_images[0] for record in records)
 
 
 def test_the_index_belongs_to_the_run(

@@ -33,11 +33,13 @@ def texts(record: Record) -> list[str]:
 
 
 def test_record(root: Path) -> None:
-    given = source("s", "True.", group="g", weight=2.0, meta={"x": 1}, gold=[assistant_message("Gold.")])
+    kept = {"group": "g", "weight": 2.0, "gold": [assistant_message("Gold.")], "difficulty": 3.0,
+            "rejected_images": ("b.png",)}  # fmt: skip
+    given = source("s", "True.", meta={"x": 1}, **kept)
     model = Scripted(four)
     made = run(load("sample", k=20, seed=5), model, root, given)["s"]
-    assert (made.id, made.prompt, made.images, made.gold) == ("s#sample", given.prompt, given.images, given.gold)
-    assert (made.chosen, made.rejected, made.group, made.weight) == (None, None, "g", 2.0)
+    assert (made.id, made.prompt, made.images) == ("s#sample", given.prompt, given.images)
+    assert {name: getattr(made, name) for name in kept} == kept and made.chosen is made.rejected is None
     drawn = [f"answer {job.seed % 4}." for job in model.jobs]
     assert texts(made) == list(dict.fromkeys(drawn)) and len(texts(made)) == 4
     assert all(not response.scores and response.rank is None for response in made.responses)

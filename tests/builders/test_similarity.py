@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmalign.builders._similarity import cosines, encode_words, load_encoder, words_of
+from mmalign import runs
+from mmalign.builders import _similarity, load
+from mmalign.builders._similarity import cosines, encode_words, inputs, load_encoder, words_of
 from mmalign.records import InputError
+from mmalign.retrieval import Index
 
 EPS = 0.97
 CAPTION = "A large red circle is in the top left corner, to the left of the small blue star."
@@ -94,6 +97,21 @@ def test_an_encoder_of_the_users_own(tmp_path: Path) -> None:
 def test_unknown_encoder(name: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         load_encoder(name)
+
+
+def test_an_encoder_that_is_a_folder_belongs_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_text("1")
+    name = f"sentence-transformers:{tmp_path}"
+    monkeypatch.setattr(_similarity, "load_encoder", lambda name: None)
+    before = load("bdhs", encoder=name).inputs()
+    assert before == inputs(name) == {"encoder": runs.fingerprint(tmp_path)}
+    (tmp_path / "weights").write_text("2")
+    assert load("bdhs", encoder=name).inputs() not in (before, {})
+    monkeypatch.setattr(Index, "open", lambda folder: Index.__new__(Index))
+    monkeypatch.setattr(Index, "fingerprint", lambda index: "near")
+    assert load("realign", index="x", encoder=name).inputs() == {"index": "near", **inputs(name)}
+    for other in ("words", "sentence-transformers:all-mpnet-base-v2", f"{tmp_path}"):
+        assert inputs(other) == {}
 
 
 def test_sentence_transformers_absent(monkeypatch: pytest.MonkeyPatch) -> None:

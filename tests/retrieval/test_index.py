@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from collection import Given, index_of, picture, unit, write_pictures
 
+from mmalign.media import open_image
+from mmalign.media.hashes import content_hash
 from mmalign.records import InputError
 from mmalign.retrieval import Guard, Index, Neighbour
 from mmalign.retrieval.index import OFF
@@ -127,6 +129,32 @@ def test_guards(guard: Guard, nearest: list[str], copies: Index) -> None:
     [found] = copies.neighbours(["a.png"], len(nearest) if len(nearest) == 4 else 9, guard)
     assert [each.name for each in found] == nearest
     assert [each.similarity for each in found] == sorted((each.similarity for each in found), reverse=True)
+
+
+def test_copies_of_a_neighbour_are_one_neighbour(copies: Index) -> None:
+    [found] = copies.neighbours(["e5.png"], 6, Guard(None))
+    assert [each.name for each in found] == ["e4.png", "e3.png", "e2.png", "e1.png", "a.png", "d.png"]
+    [found] = copies.neighbours(["e5.png"], 8, Guard(None, same_content=False))
+    assert [each.name for each in found][4:] == ["a.png", "b.bmp", "c.webp", "d.png"]
+
+
+def test_many_copies_hide_no_neighbour(tmp_path: Path) -> None:
+    """More of them than the search looks at first."""
+    names = [f"{number:02d}.png" for number in range(60)]
+    for place, name in enumerate(names):
+        picture({0: 0, 58: 2, 59: 3}.get(place, 1)).save(tmp_path / name)
+    table = unit(np.array([[1.0, 0.0], [0.9, 0.1], [0.7, 0.4], [0.5, 0.5]]))
+    index = make(Given(table), names, tmp_path, tmp_path / "index", Settings(center=False), progress=False)
+    [found] = index.neighbours(["00.png"], 3, Guard(None))
+    assert [each.name for each in found] == ["01.png", "58.png", "59.png"]
+
+
+def test_contents(copies: Index) -> None:
+    root = copies.folder.parent
+    names = ["e1.png", "gone.png", "./a.png", "b.bmp"]
+    first, missing, own, copy = copies.contents(names)
+    assert missing is None and own == copy != first
+    assert first == content_hash(open_image(root / "e1.png"))
 
 
 def test_default_guard_lets_no_copy_pass(copies: Index) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from collection import Given, number_of, write_pictures
+from collection import Given, number_of, picture, write_pictures
 from PIL import Image
 
 from mmalign import cli
@@ -161,6 +162,21 @@ def test_killed_while_the_index_is_written(photos: Path, tmp_path: Path, monkeyp
                 Index.open(tmp_path / "cut")
     made = make(encoder, names, tmp_path / "p", tmp_path / "cut", Settings("SQ8"), progress=False)
     assert made.fingerprint() == whole.fingerprint() and not list((tmp_path / "cut").glob("*.tmp*"))
+
+
+def test_pictures_that_changed_and_were_embedded_anew(tmp_path: Path) -> None:
+    """An index of what was there before does not stay, whatever its rows' names and counts."""
+    names = write_pictures(tmp_path / "p", 10)
+    encoder, output = Given(np.random.default_rng(0).standard_normal((40, 8))), tmp_path / "index"
+    before = make(encoder, names, tmp_path / "p", output, Settings(), progress=False)
+    for number, name in enumerate(names):
+        picture(number + 20).save(tmp_path / "p" / name)
+    (output / "embeddings.jsonl").unlink()
+    shutil.rmtree(output / "embeddings.jsonl.run")
+    after = make(encoder, names, tmp_path / "p", output, Settings(), progress=False)
+    fresh = make(encoder, names, tmp_path / "p", tmp_path / "fresh", Settings(), progress=False)
+    assert after.fingerprint() == fresh.fingerprint() != before.fingerprint()
+    assert after.neighbours(names, 2, OFF) == fresh.neighbours(names, 2, OFF) != before.neighbours(names, 2, OFF)
 
 
 def test_two_ranks(tiny_model: Path, photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
