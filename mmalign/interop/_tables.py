@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,35 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            features = _features(file.schema_arrow.metadata or {})
             for batch in file.iter_batches(batch_size=BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                    yield number, _decoded(row, features)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: texts that are not UTF-8, or not JSON
         problem = str(error).strip().partition("\n")[0]
         raise InputError(f"cannot be read as parquet after row {number}: {problem}", file=path) from None
+
+
+def _features(metadata: Mapping[bytes, bytes]) -> Any:
+    """The columns as `datasets` described them in a file that it wrote, if some hold JSON."""
+    said = metadata.get(b"huggingface", b"")
+    return json.loads(said).get("info", {}).get("features") if b'"Json"' in said else None
+
+
+def _decoded(value: Any, feature: Any) -> Any:
+    """A value in which texts that `datasets` calls Json, at any depth, are what they say."""
+    if value is None or not feature:
+        return value
+    kind = feature.get("_type") if isinstance(feature, Mapping) else None
+    if kind == "Json":
+        return json.loads(value)
+    if isinstance(value, list):
+        inner = feature[0] if isinstance(feature, list) else feature.get("feature")
+        return [_decoded(item, inner) for item in value]
+    if isinstance(value, Mapping) and not isinstance(kind, str):
+        return {name: _decoded(item, feature.get(name)) for name, item in value.items()}
+    return value
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:

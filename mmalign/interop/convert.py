@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,8 @@ from mmalign.runs import Drop
 FORMATS = "mmalign.interop.formats"
 HARMLESS = frozenset({"id", "group", "meta"})
 """Fields that no training reads: a format that cannot carry them may leave them out."""
+_LEARNT = frozenset(one.name for one in fields(Record)) - HARMLESS
+_NOTHING = (None, "", [], {})
 
 _WORKERS = min(8, os.cpu_count() or 1)  # opening pictures is most of the work, and releases the interpreter's lock
 _AHEAD = 4 * _WORKERS  # rows in memory
@@ -35,7 +37,7 @@ _AHEAD = 4 * _WORKERS  # rows in memory
 
 @dataclass
 class Summary:
-    """What became of the rows. ``left_out``: fields that the target cannot carry, and in how many records."""
+    """What became of the rows. ``left_out``: what is not read, or cannot be carried, and in how many of them."""
 
     rows: int = 0
     kept: int = 0
@@ -52,6 +54,7 @@ def read(
     media_root: str | Path | None = None,
     media_output: str | Path | None = None,
     check_media: bool = True,
+    drop_extras: bool = False,
     options: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Summary:
@@ -64,10 +67,12 @@ def read(
         media_root: folder that paths in the source start from; by default the source's own.
         media_output: folder for pictures that are inside the source; by default ``media`` beside the output.
         check_media: open the media that the source names; else they need not even exist.
+        drop_extras: leave out columns that the format does not read, though training would learn from them.
         options: of the format, by its ``OPTIONS``.
 
     Raises:
-        InputError: the source is malformed or not a single row of it can be used; the output is there already.
+        InputError: the source is malformed, has columns that training would learn from and the format does not read,
+            or not a single row of it can be used; the output is there already.
     """
     module, source, output = _find(format, "record", "read"), Path(source), Path(output)
     _refuse_existing(output)
@@ -79,6 +84,7 @@ def read(
         atomic_write(output) as file,
         _drop_list(output) as drop,  # the last to be opened is the first to be there
     ):
+        rows = _surveyed(rows, module, source, drop_extras, summary.left_out)
         for place, result in _ahead(partial(_record, module, name, media), rows):
             summary.rows += 1
             bar.update()
@@ -89,7 +95,7 @@ def read(
             summary.media_root = media.base  # here, so that what no media root can mend ends it at once
             file.write(json_line(replace(result, id=ids.unique(result.id))))
             summary.kept += 1
-        _refuse_nothing(source, summary, f"as {name}", drop.first)
+        _refuse_nothing(source, summary, f"as {name}", drop.first, media)
     return summary
 
 
@@ -132,7 +138,7 @@ def write(
                     continue
                 summary.kept += 1
                 yield result
-            _refuse_nothing(records.path, summary, f"for {_name(module)}", drop.first)
+            _refuse_nothing(records.path, summary, f"for {_name(module)}", drop.first, media)
 
         getattr(module, "save", _tables.save)(rows(), target)
     return summary
@@ -192,7 +198,28 @@ class _Ids:
         return name
 
 
-# ---- what a target can carry -----------------------------------------------------------------------------------------
+# ---- what a source or a target can carry -----------------------------------------------------------------------------
+
+
+def _surveyed(
+    rows: Iterable[tuple[str, Any]], module: ModuleType, source: Path, drop_extras: bool, unread: Counter[str]
+) -> Iterator[tuple[str, Any]]:
+    """The rows, counting the columns that hold something and are not read. InputError at the first that matters."""
+    for place, row in rows:
+        columns = row[-1] if isinstance(row, tuple) else row
+        if isinstance(columns, Mapping) and (hasattr(module, "reads") or hasattr(module, "READS")):
+            known = module.reads(row) if hasattr(module, "reads") else module.READS
+            extras = {name for name, value in columns.items() if name not in known and value not in _NOTHING}
+            unread.update(extras)
+            matter = sorted(name for name in extras if name.startswith("rejected") or name in _LEARNT)
+            if matter and not drop_extras:
+                raise InputError(
+                    f"{_name(module)} does not read {', '.join(matter)} (at {place}), and training learns from it: "
+                    "choose another format, or leave it out with --drop_extras",
+                    file=source,
+                    field=matter[0],
+                )
+        yield place, row
 
 
 def _survey(records: Sequence[Record], module: ModuleType, drop_extras: bool) -> Counter[str]:
@@ -262,9 +289,11 @@ def _refuse_existing(path: Path) -> None:
         raise InputError("is there already; give another --output", file=path)
 
 
-def _refuse_nothing(source: Path, summary: Summary, what: str, first: str) -> None:
+def _refuse_nothing(source: Path, summary: Summary, what: str, first: str, media: Media) -> None:
     if not summary.kept:
         why = f"the first of {summary.rows} rows: {first}" if summary.rows else "it holds no row"
+        if summary.drops["missing"]:
+            why += f"; names start from {media.root}: is --media_root right?"
         raise InputError(f"nothing in it can be used {what}; {why}", file=source)
 
 
@@ -327,14 +356,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="with --from: an option of FORMAT, see above",
     )
-    parser.add_argument("--drop_extras", action="store_true", help="with --to: leave out what FORMAT cannot carry")
+    parser.add_argument(
+        "--drop_extras", action="store_true", help="leave out what FORMAT does not read, or cannot carry"
+    )
 
 
 def command(options: argparse.Namespace) -> int:
     """Convert, and print what became of the rows."""
     if options.source:
-        if options.drop_extras:
-            raise InputError("goes with --to", field="drop_extras")
         summary = read(
             options.input,
             options.source,
@@ -342,6 +371,7 @@ def command(options: argparse.Namespace) -> int:
             media_root=options.media_root,
             media_output=options.media_output,
             check_media=not options.no_media,
+            drop_extras=options.drop_extras,
             options=_named_values(options.option),
         )
     else:
@@ -386,7 +416,8 @@ def _report(summary: Summary, options: argparse.Namespace) -> str:
     for reason, count in sorted(summary.drops.items()):
         lines.append(f"  {f'dropped: {reason}':<32} {count:>8} {count / summary.rows:>7.1%}")
     for name, count in sorted(summary.left_out.items()):
-        lines.append(f"  {f'left out: {name}':<32} {count:>8} {count / summary.rows:>7.1%}")
+        lost = f"{'not read' if options.source else 'left out'}: {name}"
+        lines.append(f"  {lost:<32} {count:>8} {count / summary.rows:>7.1%}")
     if summary.drops:
         lines.append(f"what was dropped, and why: {drop_list(output)}")
     if options.source and summary.media_root and summary.media_root != output.resolve().parent:

@@ -20,6 +20,7 @@ OWN = '''
 
 from mmalign.interop.formats import Unfit
 
+READS = {"id", "q", "a", "images", "bad"}
 CARRIES = ("images", "chosen", "chosen_scores")
 NEEDS = ("chosen",)
 
@@ -82,6 +83,42 @@ def test_rows_become_records_and_the_rest_is_listed(tmp_path: Path, own: str) ->
         },
     ]
     assert (summary.rows, summary.kept, summary.drops) == (7, 5, {"bad": 1, "invalid": 1})
+
+
+def test_columns_that_are_not_read_are_counted(tmp_path: Path, own: str, capsys) -> None:
+    rows = [
+        {"q": "Q?", "a": "A", "note": "x", "group": "g", "rejected_images": [], "weight": None},
+        {"q": "Q?", "a": "A", "note": "", "meta": {"x": 1}},
+        {"q": "Q?", "a": "A", "note": 0},
+        7,
+    ]
+    arguments = ["convert", str(put_rows(tmp_path / "in.jsonl", rows[:3])), "--from", own, "--output"]
+    assert cli.main([*arguments, str(tmp_path / "out.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  not read: group                         1   33.3%",
+        "  not read: meta                          1   33.3%",
+        "  not read: note                          2   66.7%",
+    ]
+
+
+@pytest.mark.parametrize("name", ["rejected", "rejected_messages", "rejected_images", "weight", "videos"])
+def test_columns_that_training_learns_from_are_not_left_unread_unasked(tmp_path: Path, own: str, name: str) -> None:
+    source = put_rows(tmp_path / "in.jsonl", [{"q": "Q?", "a": "A"}, {"q": "Q?", "a": "B", name: ["x"]}])
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(InputError) as error:
+        convert.read(source, own, output, progress=False)
+    assert f"own does not read {name} (at in.jsonl:2), and training learns from it" in str(error.value)
+    assert not output.exists()
+    assert cli.main(["convert", str(source), "--from", own, "--output", str(output), "--drop_extras"]) == 0
+    assert len(rows_of(output)) == 2
+
+
+def test_a_tuple_ends_in_the_source_s_own_row(tmp_path: Path, own: str) -> None:
+    with open(own, "a") as file:
+        file.write('\n\ndef rows(source):\n    yield "here", (1, {"q": "Q?", "rejected": "B"})\n')
+        file.write('\n\ndef reads(row):\n    return {"q"} if row[0] else {"q", "rejected"}\n')
+    with pytest.raises(InputError, match="own does not read rejected"):
+        convert.read(tmp_path, own, tmp_path / "out.jsonl", progress=False)
 
 
 def test_nothing_dropped_leaves_no_list(tmp_path: Path, own: str) -> None:
@@ -194,6 +231,16 @@ def test_paths_start_from_the_source_s_folder_and_written_pictures_from_the_outp
     assert root == tmp_path / "runs" and (root / name).read_bytes() == picture("red") and name.startswith("media/")
 
 
+def test_media_that_are_all_missing_hint_at_the_media_root(tmp_path: Path, own: str) -> None:
+    hint = f"; names start from {tmp_path / 'in'}: is --media_root right?"
+    with pytest.raises(InputError, match="missing: .*gone.png") as error:
+        read_images(tmp_path, own, ["gone.png"])
+    assert str(error.value).endswith(hint)
+    with pytest.raises(InputError, match="nothing in it can be used") as error:
+        read_images(tmp_path, own, ["../gone.png"])
+    assert "is --media_root right" not in str(error.value)
+
+
 def test_paths_and_written_pictures_need_one_folder_that_holds_both(tmp_path: Path, own: str) -> None:
     put_pictures(tmp_path / "in", "x/a.png")
     with pytest.raises(InputError, match="media_output.*some pictures are files below"):
@@ -279,9 +326,8 @@ def test_a_record_that_lacks_what_the_format_needs_is_refused(tmp_path: Path, ow
 
 def test_nothing_that_can_be_written_leaves_nothing(tmp_path: Path, own: str, pairs: Path) -> None:
     (tmp_path / "a.png").unlink()
-    with pytest.raises(
-        InputError, match=r"nothing in it can be used for own; the first of 2 rows: pairs\.jsonl:1: mis"
-    ):
+    said = r"nothing in it can be used for own; the first of 2 rows: pairs\.jsonl:1: mis.* is --media_root right\?"
+    with pytest.raises(InputError, match=said):
         convert.write(pairs, own, tmp_path / "out.json", progress=False)
     assert not list(tmp_path.glob("*out*"))
     with pytest.raises(InputError, match=r"must end in \.jsonl or \.json"):
@@ -322,7 +368,6 @@ def test_options_of_a_format_go_to_its_rows(tmp_path: Path, own: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--from", "rrpo", "--drop_extras"], "field 'drop_extras': goes with --to"),
         (["--from", "rrpo", "--option", "split"], "field 'option': expected NAME=VALUE, got 'split'"),
         (["--from", "rrpo", "--option", "split=x"], "field 'option': rrpo has no option 'split' (it has none)"),
         (["--to", "rrpo", "--option", "split=x"], "field 'option': goes with --from"),
@@ -358,6 +403,7 @@ def test_help_and_the_page_list_every_format(capsys) -> None:
         reads, writes = hasattr(module, "record"), hasattr(module, "row")
         assert reads or writes, f"{name} is no format"
         assert not writes or module.CARRIES, f"{name} does not say what it carries"
+        assert not reads or hasattr(module, "READS") or hasattr(module, "reads"), f"{name} does not say what it reads"
         said = ", ".join(way for way, can in (("reads", reads), ("writes", writes)) if can)
         assert any(line.startswith(f"  {name} ") and line.endswith(f"({said})") for line in text.splitlines())
         assert f"\n| `{name}` | {'yes' if reads else '–'} | {'yes' if writes else '–'} |" in page, f"docs: {name}"

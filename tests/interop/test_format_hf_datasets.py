@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict, Image, List
+from datasets import Dataset, DatasetDict, Features, Image, Json, List, Value
 
 from mmalign.interop import convert
-from mmalign.records import InputError, Record, RecordFile, user_message
+from mmalign.records import InputError, Record, RecordFile, read_jsonl, user_message
 from tests.interop.reading import picture, put_pictures, put_rows, says
 
+ASKED = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 ROWS = [
     {"question": f"What is {i}?", "chosen": f"{i}.", "rejected": "Nothing.", "image": {"bytes": picture(kind="JPEG")}}
     for i in range(3)
@@ -63,6 +65,60 @@ def test_rows_of_text_name_their_pictures(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         [record] = read(tmp_path / "data" / name, tmp_path / name)
         assert (record.id, record.images, record.prompt) == ("x", ("a.png",), [user_message("What?", images=1)])
+
+
+MIXED = [
+    {"prompt": "What?", "chosen": "A.", "rejected": "B.", "image": "a.png"},
+    {"prompt": [ASKED], "chosen": says("A."), "rejected": says("B."), "image": "a.png"},
+    {"prompt": [{"role": "user", "content": "What?"}], "chosen": "A.", "rejected": "B.", "image": "a.png"},
+    {"prompt": "What?", "chosen": "", "rejected": "B."},
+    {"prompt": "What?", "chosen": "A.", "rejected": "B.", "margin": math.nan},
+]
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "saved", "parquet_file"])
+def test_rows_of_several_shapes_say_what_they_said(tmp_path: Path, form: str) -> None:
+    """`datasets` keeps a column whose shapes differ as JSON, also inside a list; a NaN is lost where it does."""
+    lines = put_rows(tmp_path / "data" / "rows.jsonl", MIXED if form in ("file", "folder") else MIXED[:-1])
+    put_pictures(tmp_path / "data", "a.png")
+    source = lines if form == "file" else tmp_path / "data"
+    if form in ("saved", "parquet_file"):
+        made = Dataset.from_json(str(lines), cache_dir=str(tmp_path / "cache"))
+        assert "Json" in str(made.features["prompt"])
+        lines.unlink()
+        source = tmp_path / "data" / "rows.parquet" if form == "parquet_file" else source
+        made.to_parquet(source) if form == "parquet_file" else made.save_to_disk(source)
+    convert.read(source, "hf_datasets", tmp_path / "out.jsonl", progress=False)
+    records = list(RecordFile(tmp_path / "out.jsonl", tmp_path / "data"))
+    assert [record.id for record in records] == [f"train:{i}" for i in (1, 2, 3)]
+    for record in records:
+        assert record.prompt == [user_message("What?", images=1)] and record.images == ("a.png",)
+        assert (record.chosen, record.rejected) == (says("A."), says("B."))
+    listed = read_jsonl(convert.drop_list(tmp_path / "out.jsonl"), lambda row, file, line: row)
+    drops = [(drop["source"], drop["reason"]) for drop in listed]
+    assert drops == [("train:4", "no_answer"), ("train:5", "invalid")][: 2 if form in ("file", "folder") else 1]
+
+
+def test_media_in_lists_beside_json_keep_their_bytes(tmp_path: Path) -> None:
+    feature = {"prompt": Json(), "chosen": Value("string"), "rejected": Value("string"), "images": List(Image())}
+    rows = [{"prompt": [ASKED], "chosen": "A.", "rejected": "B.", "images": [{"bytes": picture(kind="JPEG")}]}]
+    Dataset.from_list(rows, features=Features(feature)).to_parquet(tmp_path / "a.parquet")
+    [record] = read(tmp_path / "a.parquet", tmp_path)
+    assert record.prompt == [user_message("What?", images=1)]
+    assert (tmp_path / record.images[0]).read_bytes() == picture(kind="JPEG")
+
+
+def test_splits_of_json_files_and_a_malformed_line(tmp_path: Path) -> None:
+    row = {"prompt": "What?", "chosen": "A.", "rejected": "B."}
+    for name, answers in {"train": "AC", "test": "D"}.items():
+        put_rows(tmp_path / "data" / f"{name}.jsonl", [row | {"chosen": f"{answer}."} for answer in answers])
+    found = read(tmp_path / "data", tmp_path, split="test")
+    assert [(record.id, record.chosen) for record in found] == [("test:1", says("D."))]
+    with (tmp_path / "data" / "train.jsonl").open("a") as file:
+        file.write('{"prompt": ')
+    (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(InputError, match=r"train.jsonl:3: malformed JSON"):
+        read(tmp_path / "data", tmp_path)
 
 
 def test_columns_and_splits_are_options(tmp_path: Path) -> None:

@@ -123,9 +123,21 @@ def test_described_rows(folder: Path, name: str) -> None:
 def test_a_column_that_is_not_described_is_not_read(folder: Path) -> None:
     rows = [{"instruction": "What?", "input": "No!", "output": "A cat.", "chosen": "x", "rejected": "y"}]
     source = described(folder, {"columns": {"prompt": "instruction", "response": "output"}}, rows)
-    convert.read(source, "llama_factory", folder / "out.jsonl", options={"dataset": "mine"}, progress=False)
+    arguments = source, "llama_factory", folder / "out.jsonl"
+    with pytest.raises(InputError, match=r"llama_factory does not read chosen, rejected \(at rows.json:1\)"):
+        convert.read(*arguments, options={"dataset": "mine"}, progress=False)
+    summary = convert.read(*arguments, options={"dataset": "mine"}, drop_extras=True, progress=False)
+    assert summary.left_out == {"input": 1, "chosen": 1, "rejected": 1}
     [found] = RecordFile(folder / "out.jsonl")
     assert (found.prompt, found.chosen, found.rejected) == ([user_message("What?")], says("A cat."), None)
+
+
+def test_turns_of_another_project_are_not_read_for_half_of_what_they_say(folder: Path) -> None:
+    row = {"messages": cases.MS_SWIFT["whole"][0]["messages"], "images": ["a.png"], "input": "x"}
+    [found], _ = convert_rows(folder / "a.json", [row | {"rejected_messages": None}], "llama_factory")
+    assert found.chosen == says("A cat.")
+    with pytest.raises(InputError, match="llama_factory does not read rejected_images, rejected_messages"):
+        convert_rows(folder / "a.json", [row, cases.MS_SWIFT["whole"][0]], "llama_factory")
 
 
 @pytest.mark.parametrize(

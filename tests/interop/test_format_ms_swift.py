@@ -47,7 +47,11 @@ def record(**others: object) -> Record:
         (PAIR | {"rejected_images": ["a.png"]}, record()),
         (VISUAL, record(rejected=None, rejected_images=("b.png",))),
         (VISUAL | {"margin": 1.5}, record(rejected=None, rejected_images=("b.png",), **MARGIN)),
-        (VISUAL | {"rejected_images": None, "rejected_messages": [USER, DOG]}, None),  # its picture is not said
+        (VISUAL | {"rejected_messages": [USER, DOG]}, "two_differences"),
+        (VISUAL | {"rejected_images": [], "rejected_messages": [USER, DOG]}, "two_differences"),
+        (VISUAL | {"rejected_images": None, "rejected_messages": [USER, DOG]}, "no_rejected_media"),
+        (VISUAL | {"rejected_images": None, "rejected_image": "b.png"},
+         record(rejected=None, rejected_images=("b.png",))),
         (VISUAL | {"rejected_images": ["a.png"], "rejected_messages": [USER, DOG]}, record()),
         (VISUAL | {"rejected_messages": [USER, CAT]}, record(rejected=None, rejected_images=("b.png",))),
         (VISUAL | {"rejected_images": ["a.png"], "rejected_messages": [USER | {"content": "<image>Who?"}, CAT]},
@@ -57,11 +61,12 @@ def record(**others: object) -> Record:
         (PAIR | {"rejected_response": None, "label": False}, record(chosen=None, rejected=says("A cat."))),
     ],
 )  # fmt: skip
-def test_one_difference_is_one_field(folder: Path, row: dict, expected: Record | None) -> None:
+def test_one_difference_is_one_field(folder: Path, row: dict, expected: Record | str) -> None:
     rows = [row, {"messages": [CAT | {"role": "user"}, CAT]}]
     records, drops = convert_rows(folder / "a.jsonl", rows, "ms_swift")
-    assert records[:-1] == ([] if expected is None else [expected])
-    assert drops == ({} if expected else {"a.jsonl:1": "two_differences"})
+    dropped = isinstance(expected, str)
+    assert records[:-1] == ([] if dropped else [expected])
+    assert drops == ({"a.jsonl:1": expected} if dropped else {})
 
 
 def test_media_without_a_tag_stand_in_front_of_the_first_turn(folder: Path) -> None:

@@ -16,7 +16,7 @@ from mmalign.interop.formats import trl
 from mmalign.media import open_image
 from mmalign.records import InputError, Record, RecordFile, assistant_message, user_message, write_jsonl
 from tests.families import build
-from tests.interop.reading import convert_rows, picture, put_pictures, says
+from tests.interop.reading import convert_rows, picture, put_pictures, put_rows, says
 from tests.performance import sides
 from tests.tiny import noise, sentence
 
@@ -245,7 +245,15 @@ def test_pictures_in_blocks_and_in_the_row_keep_their_order(tmp_path: Path) -> N
         ({"prompt": [ASKED], "chosen": [ASKED, CAT, ASKED, CAT], "rejected": [DOG]}, "turns"),
         ({"prompt": "Who?", "chosen": [ASKED, CAT], "rejected": [ASKED, DOG]}, "turns"),
         ({"prompt": [ASKED], "chosen": 7, "rejected": [DOG]}, "turns"),
-        ({"prompt": [ASKED], "chosen": [CAT], "rejected": [CAT]}, "invalid"),
+        ({"prompt": [ASKED], "chosen": [CAT], "rejected": [CAT]}, "equal"),
+        ({"prompt": [ASKED], "chosen": [CAT], "rejected": CAT["content"]}, "equal"),
+        ({"prompt": "Who?", "chosen": "A cat.", "rejected": "A cat."}, "equal"),
+        ({"prompt": "Who?", "chosen": "", "rejected": "A dog."}, "no_answer"),
+        ({"prompt": "Who?", "completion": " "}, "no_answer"),
+        ({"prompt": [ASKED], "chosen": [CAT | {"content": []}], "rejected": [DOG]}, "no_answer"),
+        ({"prompt": "", "chosen": "A cat.", "rejected": "A dog."}, "no_prompt"),
+        ({"prompt": [{"role": "user", "content": " "}], **SIDES}, "no_prompt"),
+        ({"prompt": [], "chosen": "A cat.", "rejected": "A dog."}, "no_prompt"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], **SIDES, "images": []}, "invalid"),
         ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "?"}]}], **SIDES, "images": ["a.png"]},
          "invalid"),
@@ -256,6 +264,39 @@ def test_bad_rows(tmp_path: Path, row: dict, reason: str) -> None:
     put_pictures(tmp_path, "a.png")
     _, drops = convert_rows(tmp_path / "a.jsonl", [{"prompt": [ASKED], **SIDES}, row], "trl")
     assert drops == {"a.jsonl:2": reason}
+
+
+def test_a_pair_is_not_lost_to_the_messages_beside_it(tmp_path: Path) -> None:
+    row = {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog.", "messages": [ASKED, CAT]}
+    [record], _ = convert_rows(tmp_path / "a.jsonl", [row], "trl")
+    assert (record.chosen, record.rejected) == (says("A cat."), says("A dog."))
+
+
+def test_a_record_is_not_read_for_half_of_what_it_says(tmp_path: Path) -> None:
+    put_pictures(tmp_path, "a.png", "b.png")
+    row = {"prompt": [ASKED], **SIDES, "images": ["a.png"], "meta": {"x": 1}, "rejected_images": ["b.png"]}
+    with pytest.raises(InputError, match=r"trl does not read rejected_images \(at a.jsonl:1\)"):
+        convert_rows(tmp_path / "a.jsonl", [row], "trl")
+    [record], _ = convert_rows(tmp_path / "a.jsonl", [row], "trl", drop_extras=True)
+    assert (record.images, record.rejected_images) == (("a.png",), ())
+
+
+def test_json_in_a_parquet_file_of_datasets_is_read_as_what_it_says(tmp_path: Path) -> None:
+    """Where rows differ, `datasets` keeps a column, or a part of one, as JSON."""
+    rows = [
+        {"prompt": [{"role": "user", "content": texts("image", "What?")}], "chosen": "A cat.", "rejected": "A dog.",
+         "images": ["a.png"]},
+        {"prompt": [{"role": "user", "content": "Who?"}], "chosen": [CAT], "rejected": [DOG], "images": []},
+    ]  # fmt: skip
+    lines = put_rows(tmp_path / "lines.jsonl", rows)
+    table = Dataset.from_json(str(lines), cache_dir=str(tmp_path / "cache"))
+    assert "Json" in str(table.features["chosen"]) and "Json" in str(table.features["prompt"])
+    table.to_parquet(tmp_path / "a.parquet")
+    put_pictures(tmp_path, "a.png")
+    convert.read(tmp_path / "a.parquet", "trl", tmp_path / "out.jsonl", progress=False)
+    first, second = RecordFile(tmp_path / "out.jsonl")
+    assert (first.prompt, first.chosen) == ([user_message("What?", images=1)], says("A cat."))
+    assert (second.prompt, second.chosen, second.rejected) == ([user_message("Who?")], says("A cat."), says("A dog."))
 
 
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:

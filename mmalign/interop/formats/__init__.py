@@ -6,8 +6,12 @@ The first line of a file's docstring is what ``mmalign convert --help`` says of 
   source's own, repeated or missing where it is so there: the core makes ids unique. Names of media come from ``media``
   (`mmalign.interop._media.Media`), which looks after paths, bytes and what is wrong with them. A row that cannot be
   used raises `Unfit` or another InputError, and is dropped, counted and listed. Called from several threads at a time.
+- ``READS``: the names of the columns that ``record`` looks at; or a function ``reads(row)`` that gives them, if rows
+  differ. Others are counted as not read, and end the conversion where training would learn from them, unless the user
+  says to leave them out. A format without it has nothing said of them.
 - ``rows(source) -> Iterator[(place, row)]``, if the rows are not simply those of JSONL, JSON or parquet files
-  (`mmalign.interop._tables.rows`). What it raises ends the conversion.
+  (`mmalign.interop._tables.rows`). What it raises ends the conversion. A row may be a tuple, whose last item is the
+  source's own row.
 - ``OPTIONS``, optional: option -> what it is. ``rows`` is given those that the user named (``--option NAME=VALUE``), as
   keywords with string values.
 

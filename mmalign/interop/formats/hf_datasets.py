@@ -6,24 +6,27 @@ file, or a name on the hub, the only thing here that the network is used for (``
     mmalign convert openbmb/RLAIF-V-Dataset --from hf_datasets --option split=train --output pairs.jsonl
     mmalign convert my_folder --from hf_datasets --option columns=prompt=ask,image=photo --output pairs.jsonl
 
-Pictures keep their bytes: they are not decoded and encoded again. The columns, once they have the names of `ALIASES`,
-are read as `mmalign.interop.formats.trl` reads them. Code that comes with a data set is never run.
+Pictures keep their bytes: they are not decoded and encoded again. JSON files on disk are read as they are: `datasets`
+would make one type of each column, and null of a NaN. The columns, once they have the names of `ALIASES`, are read as
+`mmalign.interop.formats.trl` reads them. Code that comes with a data set is never run.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmalign.interop.formats.trl import record
+from mmalign.interop import _tables
+from mmalign.interop.formats.trl import READS, record
 from mmalign.records import InputError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import DatasetBuilder, IterableDataset
 
-__all__ = ["ALIASES", "OPTIONS", "record", "rows"]
+__all__ = ["ALIASES", "OPTIONS", "READS", "record", "rows"]
 
 OPTIONS = {
     "split": "which split (default: train, or the only one)",
@@ -48,8 +51,7 @@ def rows(source: Path, *, split: str = "", subset: str = "", columns: str = "") 
     name, dataset = _load(source, split, subset)
     number = 0
     try:
-        # texts have features once they are read, and no picture that could be decoded
-        for number, row in enumerate(dataset.decode(False) if dataset.features else dataset, start=1):
+        for number, row in enumerate(dataset, start=1):
             yield f"{name}:{number}", _renamed(row, named)
     except InputError:
         raise
@@ -78,26 +80,55 @@ def _renamed(row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]
     return row
 
 
-def _load(source: Path, split: str, subset: str) -> tuple[str, IterableDataset]:
-    """The name of the split, and the split."""
+def _load(source: Path, split: str, subset: str) -> tuple[str, Iterable[Any]]:
+    """The name of the split, and its rows."""
     import datasets
 
     try:
         if any((source / name).is_file() for name in ("state.json", "dataset_dict.json")):
             found = datasets.load_from_disk(str(source))
         else:
-            found = datasets.load_dataset(**_place(source), name=subset or None, streaming=True)
+            builder = datasets.load_dataset_builder(**_place(source), name=subset or None)
+            found = _json_files(builder) or builder.as_streaming_dataset()
     except InputError:
         raise
     except Exception as error:  # each builder has errors of its own
         raise InputError(f"cannot be loaded: {_line(error)}", file=source) from None
     if isinstance(found, datasets.Dataset):
-        return split or str(found.split or "row"), found.to_iterable_dataset()
+        return split or str(found.split or "row"), _with_bytes(found.to_iterable_dataset())
     name = split or ("train" if "train" in found else next(iter(found)) if len(found) == 1 else "")
     if name not in found:
         raise InputError(f"which of {', '.join(found)}? Give --option split=NAME", file=source, field="split")
-    part: Dataset | IterableDataset = found[name]
-    return name, part.to_iterable_dataset() if isinstance(part, datasets.Dataset) else part
+    part: Any = found[name]
+    if isinstance(part, list):
+        return name, (row for file in part for _, row in _tables.rows(file))
+    return name, _with_bytes(part.to_iterable_dataset() if isinstance(part, datasets.Dataset) else part)
+
+
+def _json_files(builder: DatasetBuilder) -> dict[str, list[Path]]:
+    """The files of each split, if all are JSON on this disk; else nothing."""
+    splits = {name: [Path(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
+    plain = all(file.suffix in (".json", ".jsonl") and file.is_file() for files in splits.values() for file in files)
+    return splits if plain and getattr(builder.config, "field", None) is None else {}
+
+
+def _with_bytes(dataset: IterableDataset) -> IterableDataset:
+    """The rows with their media as bytes or paths. All else is decoded: ``decode(False)`` alone leaves JSON as text."""
+    if not dataset.features:  # texts have features once they are read, and no picture that could be decoded
+        return dataset
+    features = _undecoded(dict(dataset.features))
+    return dataset.decode(False).cast(type(dataset.features)(features))
+
+
+def _undecoded(feature: Any) -> Any:
+    """A feature, in which media at any depth are not to be decoded."""
+    from datasets import Audio, Image, LargeList, List, Video
+
+    if isinstance(feature, dict):
+        return {name: _undecoded(inner) for name, inner in feature.items()}
+    if isinstance(feature, (List, LargeList)):
+        return replace(feature, feature=_undecoded(feature.feature))
+    return replace(feature, decode=False) if isinstance(feature, (Audio, Image, Video)) else feature
 
 
 def _place(source: Path) -> dict[str, str]:

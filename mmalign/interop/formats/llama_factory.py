@@ -139,6 +139,15 @@ def _guess(row: Mapping[str, Any]) -> Layout:
     return Layout("sharegpt") if "conversations" in row else _OPENAI if "messages" in row else Layout()
 
 
+def reads(row: Any) -> set[str | None]:
+    """The columns that a row's layout names; ``chosen`` beside turns, but no ``instruction``."""
+    layout, row = row
+    layout = layout or _guess(row)
+    alpaca = layout.formatting == "alpaca"
+    columns = _OPTIONAL if alpaca else set(_OPTIONAL) - {"prompt", "query", "response", "history"}
+    return {"id", None if alpaca else layout.messages, *(getattr(layout, column) for column in columns)}
+
+
 def record(row: Any, media: Media) -> dict[str, Any]:
     """What a row says by its layout; its id is a column ``id``, if there is one."""
     layout, row = row[0], mapping(row[1])

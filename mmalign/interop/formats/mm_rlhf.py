@@ -28,6 +28,13 @@ from mmalign.records import InputError
 
 OPTIONS = {"frames": "how many frames of a clip, evenly spaced (default: all that its folder holds)"}
 
+READS = frozenset(
+    {
+        *("id", "image", "video", "prompt", "chosen", "rejected"),
+        *("chosen_reason", "rejected_reason", "margin", "is_tie"),
+    }
+)
+
 
 def rows(source: Path, *, frames: str = "") -> Iterator[tuple[str, tuple[int, Any]]]:
     """Each row with the number of frames to take, 0 for all."""

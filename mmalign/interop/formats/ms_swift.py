@@ -12,8 +12,9 @@ the prompt with ``rejected_response``, and whatever else is not given is as on t
 
 Read: a pair that differs in one thing. Another answer is ``rejected``, other media for the same answer are
 ``rejected_images`` and ``rejected_videos``, another prompt for the same answer is ``rejected_prompt``; a row whose
-sides differ in two of them compares what a record does not, and is dropped. A bare ``margin`` m is a reward of m
-against 0. ``label`` says which side a row without a rejected one is (KTO). Media without a tag stand in front, as
+sides differ in two of them compares what a record does not, and is dropped. So is one whose ``rejected_messages`` come
+without the ``rejected_`` media, where the chosen side has some: its page asks for them. A bare ``margin`` m is a reward
+of m against 0. ``label`` says which side a row without a rejected one is (KTO). Media without a tag stand in front, as
 there.
 
 Written: one row for each pair that a record states, so up to three, with ids ``ID``, ``ID@rejected_media`` and
@@ -37,6 +38,15 @@ from mmalign.interop._turns import mapping
 from mmalign.interop.formats import Unfit
 from mmalign.records import Message, Messages, Record
 
+_CALLS = ("tools", "objects", "audios")
+_MEDIA = ("images", "image", "videos", "video")
+READS = frozenset(
+    {
+        *("id", "messages", "conversations", "query", "response", "history", "system"),
+        *("rejected_response", "rejected_messages", "margin", "label"),
+        *(f"{side}{name}" for side in ("", "rejected_") for name in (*_MEDIA, *_CALLS)),
+    }
+)
 CARRIES = frozenset(
     {
         *("id", "chosen", "rejected", "images", "videos"),
@@ -47,7 +57,6 @@ CARRIES = frozenset(
 Turns = list[tuple[str, str]]
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
-_CALLS = ("tools", "objects", "audios")
 _RESERVED = ("<audio>", "<img>", "<start-image>")
 
 
@@ -63,8 +72,8 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     asked, answer = _cut(_conversation(row))
     own = {kind: _media(row, kind, media) for kind in ("images", "videos")}
     said = {"id": row.get("id"), "prompt": _prompt(asked, own), **own}
-    texts, media_given = ("rejected_response", "rejected_messages"), ("rejected_images", "rejected_videos")
-    if not any(name in row for name in texts) and not any(row.get(name) for name in media_given):
+    texts = ("rejected_response", "rejected_messages")
+    if not any(name in row for name in texts) and not any(row.get(f"rejected_{name}") for name in _MEDIA):
         return {**said, _labelled(row): _tagged.response(answer)}
     return {
         **said,
@@ -139,6 +148,10 @@ def _rejected(
     """The one thing in which the rejected side of a row differs, by its field of a record."""
     other = {kind: _media(row, f"rejected_{kind}", media) for kind in own}
     if "rejected_messages" in row:
+        for kind in own:
+            if own[kind] and not {f"rejected_{kind}", f"rejected_{kind[:-1]}"} & row.keys():
+                problem = "is not given beside rejected_messages: name their media, though they be the chosen side's"
+                raise Unfit("no_rejected_media", problem, field=f"rejected_{kind}")
         other_asked, other_answer = _cut(_turns(row["rejected_messages"], "rejected_messages"))
     else:  # what is not given is as on the chosen side
         other = {kind: names or own[kind] for kind, names in other.items()}

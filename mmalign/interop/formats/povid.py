@@ -22,6 +22,8 @@ from mmalign.interop._media import Media
 from mmalign.interop._turns import mapping, message, pair, turns
 from mmalign.interop.formats import Unfit
 
+READS = frozenset({"id", "image", "conversations", "rejected_conversations"})
+
 
 def rows(source: Path) -> Iterator[tuple[str, tuple[int, Any]]]:
     """Each row with the turn that differs, or else the last; several times, at ``PLACE.TURN``, if several differ."""

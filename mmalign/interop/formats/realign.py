@@ -18,6 +18,8 @@ from mmalign.interop._media import Media
 from mmalign.interop._turns import mapping, message, pair, turns
 from mmalign.interop.formats import Unfit
 
+READS = frozenset({"id", "image", "retrieved_image", "chosen", "rejected"})
+
 
 def record(row: Any, media: Media) -> dict[str, Any]:
     """The pair of a row, with its visual negative."""

@@ -22,6 +22,7 @@ from mmalign.interop._turns import mapping, message, pair, question
 from mmalign.interop.formats import Unfit
 
 _ORIGIN = ("origin_dataset", "origin_split", "image_path")
+READS = frozenset({"ds_name", "idx", "question", "chosen", "rejected", "image", "text", *_ORIGIN})
 
 
 def record(row: Any, media: Media) -> dict[str, Any]:

@@ -35,6 +35,13 @@ from mmalign.interop._turns import IMAGE, VIDEO, mapping, message, pair, questio
 from mmalign.interop.formats import Unfit
 from mmalign.records import Spans
 
+READS = frozenset(
+    {
+        *("sample_id", "src", "media_path", "video", "start", "end", "question"),
+        *("answer", "answer_masked", "pred", "pred_masked", "QA", "QA_NEG"),
+    }
+)
+
 _TAG = re.compile(r"<(/?)MASK>")
 
 

@@ -14,7 +14,7 @@ transparent, grey, 16 bits deep or has a palette goes in as the RGB that mmalign
 
 Read, beside that: ``image`` for one picture, pictures inside the blocks, plain strings (a prompt's own ``<image>`` is
 where its picture stands), conversations whose prompt is what both sides begin with, ``messages`` or ``completion``
-(with ``label``) in place of a pair, scores in ``score_chosen`` and ``score_rejected`` or a ``margin``, and a column
+(with ``label``) where there is no pair, scores in ``score_chosen`` and ``score_rejected`` or a ``margin``, and a column
 ``videos``, which TRL itself does not see. A pair of plain strings without a prompt is refused, since nothing says
 where the prompt ends; so are rows with tools.
 """
@@ -31,7 +31,7 @@ from PIL import Image
 
 from mmalign.interop import _tables, _tagged
 from mmalign.interop._media import Media
-from mmalign.interop._turns import IMAGE, mapping
+from mmalign.interop._turns import IMAGE, answer, mapping, pair, question
 from mmalign.interop.formats import Unfit
 from mmalign.media import open_image
 from mmalign.records import InputError, Record, atomic_write
@@ -39,6 +39,12 @@ from mmalign.records import InputError, Record, atomic_write
 if TYPE_CHECKING:
     from datasets import Features
 
+READS = frozenset(
+    {
+        *("id", "prompt", "chosen", "rejected", "completion", "label", "messages", "images", "image", "videos"),
+        *("score_chosen", "score_rejected", "margin", "tools", "chat_template_kwargs"),
+    }
+)
 CARRIES = frozenset({"id", "chosen", "rejected", "images"})
 NEEDS = ("chosen", "rejected")
 
@@ -69,12 +75,18 @@ def record(row: Any, media: Media) -> dict[str, Any]:
         if row.get(name) and row[name] != "[]":
             raise Unfit("tools", "a record has no such field, and the prompt depends on it", field=name)
     prompt, sides = _prompt_and_sides(row)
+    said = [_text(side) for side in sides.values()]
+    pair([], *said) if len(said) == 2 else answer(*said)
     pictures = _listed(row.get("images", row.get("image")))
     if isinstance(prompt, str):
+        question(prompt)
         placed = pictures and prompt.count(IMAGE) == len(pictures)
         prompt = [_tagged.message("user", prompt) if placed else {"role": "user", "content": prompt}]
     else:
         prompt, pictures = _take_pictures(prompt, pictures)
+        asked = prompt[-1].get("content") if prompt else None
+        if not isinstance(asked, list):
+            question(asked)
     return {
         "id": row.get("id"),
         "prompt": prompt,
@@ -91,11 +103,11 @@ def _listed(value: Any) -> list[Any]:
 
 def _prompt_and_sides(row: Mapping[str, Any]) -> tuple[Side, dict[str, Side]]:
     """The prompt, and chosen or rejected or both without it."""
-    if "messages" in row:
-        return _cut(row["messages"], None, "messages")[0], {"chosen": row["messages"][-1:]}
     sides = {side: row[side] for side in ("chosen", "rejected") if side in row}
     if not sides and "completion" in row:
         sides = {"chosen" if row.get("label", True) else "rejected": row["completion"]}
+    if not sides and "messages" in row:
+        return _cut(row["messages"], None, "messages")[0], {"chosen": row["messages"][-1:]}
     if not sides:
         raise Unfit("no_answer", "expected chosen and rejected, completion, or messages")
     prompt = row.get("prompt")
@@ -125,6 +137,13 @@ def _cut(side: Any, prompt: Side | None, field: str) -> tuple[Side, Side]:
     if not prompt:
         raise Unfit("no_prompt", "nothing is asked before the answer", field=field)
     return prompt, after
+
+
+def _text(side: Side) -> str:
+    """The text of an answer; that it is one, `Record.parse` sees to."""
+    content = mapping(_assistant(side)).get("content")
+    blocks = content if isinstance(content, list) else [{"text": content}]
+    return "".join(text for block in blocks if isinstance(text := mapping(block).get("text"), str))
 
 
 def _assistant(side: Side) -> Any:

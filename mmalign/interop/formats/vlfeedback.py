@@ -24,6 +24,8 @@ from mmalign.interop._media import Media
 from mmalign.interop._turns import mapping, message, question
 from mmalign.interop.formats import Unfit
 
+READS = frozenset({"id", "image", "prompt", "models", "completions"})
+
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
 
 
