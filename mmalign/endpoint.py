@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -54,7 +54,10 @@ class Writer(Protocol):
         """What is written for each job; ``batch_size`` of them at a time, all at once by default."""
 
     def choose(self, jobs: Sequence[Job], answers: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
-        """How likely each of ``answers`` is as the beginning of an answer, among them. Shape: (jobs, answers)."""
+        """How likely each of ``answers`` is as the beginning of an answer, among them. Shape: (jobs, answers).
+
+        A row is NaN where the model is not known to give any of them a probability.
+        """
 
     def fingerprint(self) -> str:
         """Changes whenever the model does, as far as can be known."""
@@ -124,8 +127,7 @@ class Endpoint:
 
         def write(job: Job) -> str:
             options = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-            choice = self._ask(job, seed=job.seed % 2**31, **options)
-            text = choice["message"].get("content") or ""
+            text = self._ask(job, _text, seed=job.seed % 2**31, **options)
             return text if stop is None else _until(text, stop)
 
         return self._all(write, jobs, batch_size)
@@ -133,16 +135,17 @@ class Endpoint:
     def choose(self, jobs: Sequence[Job], answers: Sequence[str], *, batch_size: int | None = None) -> np.ndarray:
         """Probabilities of ``answers`` among them, by the first token, as `Writer.choose`.
 
+        NaN where none is among the likeliest tokens, as of a model that thinks first.
+
         Raises:
             InputError: as `generate`; or the server gives no token probabilities.
         """
 
         def weigh(job: Job) -> list[float]:
-            choice = self._ask(job, max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=_TOP)
-            tokens = (choice.get("logprobs") or {}).get("content")
-            if not tokens:
+            tokens = self._ask(job, _first_tokens, max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=_TOP)
+            if tokens is None:
                 raise InputError("gives no token probabilities (logprobs), which a judge needs", file=self.address)
-            return _shares(tokens[0]["top_logprobs"], answers)
+            return _shares(tokens, answers)
 
         return np.array(self._all(weigh, jobs, batch_size)).reshape(len(jobs), len(answers))
 
@@ -153,38 +156,48 @@ class Endpoint:
         with ThreadPoolExecutor(batch_size or max(1, len(jobs))) as pool:
             return list(pool.map(ask, jobs))
 
-    def _ask(self, job: Job, **options: Any) -> dict[str, Any]:
-        """The server's one choice for a job."""
+    def _ask(self, job: Job, pick: Callable[[Any], Any], **options: Any) -> Any:
+        """What ``pick`` finds in the server's one choice for a job."""
         messages = _spoken(job)
         body = {"model": self.model, "messages": messages, **options}
         if job.prefix:  # vLLM's way to go on with a message that is begun
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         answer = self._post("chat/completions", body)
         try:
-            return answer["choices"][0]
-        except (KeyError, IndexError, TypeError):
-            raise InputError(f"gave no choice: {str(answer)[:200]}", file=self.address) from None
+            return pick(answer["choices"][0])
+        except (LookupError, TypeError, AttributeError, ArithmeticError):
+            raise InputError(f"gave no choice that can be read: {str(answer)[:200]}", file=self.address) from None
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY):
+            if not (key.isascii() and key.isprintable()):
+                raise InputError("holds a character that no header may have, such as a line break", field=KEY)
             headers["Authorization"] = f"Bearer {key}"
-        request = Request(f"{self.address}/{path}", json.dumps(body).encode(), headers)
         for pause in (*PATIENCE, None):
             try:
+                request = Request(f"{self.address}/{path}", json.dumps(body).encode(), headers)
                 with urlopen(request, timeout=self.timeout) as response:
-                    return json.load(response)
+                    data = response.read()
             except HTTPError as error:
                 problem = f"refused ({error.code} {error.reason}): {error.read(300).decode(errors='replace')}"
                 final = error.code not in _BUSY
+            except (InvalidURL, ValueError) as error:
+                problem, final = f"is no address that can be asked ({error})", True
             except (URLError, HTTPException, OSError) as error:
                 problem, final = f"cannot be reached ({getattr(error, 'reason', error)})", False
-            except ValueError:
-                problem, final = "answered with something that is no JSON", True
+            else:
+                return self._parsed(data)
             if final or pause is None:
                 raise InputError(problem, file=self.address)
             time.sleep(pause)
         raise AssertionError
+
+    def _parsed(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise InputError("answered with something that is no JSON", file=self.address) from None
 
 
 def _spoken(job: Job) -> list[dict[str, Any]]:
@@ -219,11 +232,30 @@ def _until(text: str, stop: Callable[[str], bool]) -> str:
     return text
 
 
-def _shares(tokens: Sequence[dict[str, Any]], answers: Sequence[str]) -> list[float]:
-    """What each answer has of the probability that they have together; even where none is among the likeliest."""
+def _text(choice: Any) -> str:
+    """What a choice says; nothing is null."""
+    content = choice["message"].get("content")
+    if not isinstance(content, (str, type(None))):
+        raise TypeError
+    return content or ""
+
+
+def _first_tokens(choice: Any) -> list[tuple[str, float]] | None:
+    """The likeliest first tokens and the one that was written, with probabilities; None of a server without these."""
+    tokens = (choice.get("logprobs") or {}).get("content")
+    if not tokens or tokens[0].get("top_logprobs") is None:
+        return None
+    likeliest = [(each["token"], math.exp(each["logprob"])) for each in tokens[0]["top_logprobs"]]
+    if tokens[0]["token"] not in dict(likeliest):
+        likeliest.append((tokens[0]["token"], math.exp(tokens[0]["logprob"])))
+    return likeliest
+
+
+def _shares(tokens: Sequence[tuple[str, float]], answers: Sequence[str]) -> list[float]:
+    """What each answer has of the probability that they have together; NaN where they have none."""
     mass = dict.fromkeys(answers, 0.0)
-    for token in tokens:
-        if (text := token["token"].strip()) in mass:
-            mass[text] += math.exp(token["logprob"])
+    for token, probability in tokens:
+        if (text := token.strip()) in mass:
+            mass[text] += probability
     total = sum(mass.values())
-    return [mass[answer] / total if total else 1 / len(answers) for answer in answers]
+    return [mass[answer] / total if total else math.nan for answer in answers]

@@ -67,7 +67,12 @@ def said(text: str) -> dict[str, Any]:
 
 def weighed(**probabilities: float) -> dict[str, Any]:
     top = [{"token": token.replace("_", " "), "logprob": math.log(p)} for token, p in probabilities.items()]
-    return {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": top}]}}]}
+    return written({**top[0], "top_logprobs": top})
+
+
+def written(token: dict[str, Any]) -> dict[str, Any]:
+    """An answer whose first token is ``token``."""
+    return {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [token]}}]}
 
 
 def picture() -> Image.Image:
@@ -122,11 +127,77 @@ def test_choice(server: Server) -> None:
     [shares] = endpoint.load_writer(server.name).choose([job()], ["A", "B"])
     assert shares == pytest.approx([0.75, 0.25]), "tokens that spell the same answer count together"
     assert server.asked[0]["logprobs"] is True and server.asked[0]["max_tokens"] == 1
-    server.reply = lambda body: (200, weighed(C=0.9))
-    assert endpoint.load_writer(server.name).choose([job()] * 3, ["A", "B"]) == pytest.approx(np.full((3, 2), 0.5))
-    server.reply = lambda body: (200, said("A"))
+    server.reply = lambda body: (200, written({"token": "B", "logprob": math.log(0.25), **likeliest(A=0.5, C=0.1)}))
+    [shares] = endpoint.load_writer(server.name).choose([job()], ["A", "B"])
+    assert shares == pytest.approx([2 / 3, 1 / 3]), "what was written counts, where it is not among the likeliest"
+
+
+def likeliest(**probabilities: float) -> dict[str, Any]:
+    return {"top_logprobs": [{"token": token, "logprob": math.log(p)} for token, p in probabilities.items()]}
+
+
+@pytest.mark.parametrize("token", [
+    {"token": "<think>", "logprob": 0.0, **likeliest(**{"<think>": 1.0})},
+    {"token": "C", "logprob": -0.1, "top_logprobs": []},
+    {"token": "A", "logprob": -9999.0, **likeliest(C=0.9)},
+], ids=["thinks", "nothing_else_told", "no_mass"])  # fmt: skip
+def test_a_choice_of_none_of_the_answers_is_none(server: Server, token: dict[str, Any]) -> None:
+    replies = iter([written(token), weighed(A=0.6, B=0.2)])
+    server.reply = lambda body: (200, next(replies))
+    none, sure = endpoint.load_writer(server.name).choose([job()] * 2, ["A", "B"], batch_size=1)
+    assert np.isnan(none).all() and sure == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("answer", [
+    said("A"), written({"token": "A", "logprob": -0.1}), written({"token": "A", "logprob": -0.1, "top_logprobs": None}),
+])  # fmt: skip
+def test_a_server_without_token_probabilities(server: Server, answer: dict[str, Any]) -> None:
+    server.reply = lambda body: (200, answer)
     with pytest.raises(InputError, match="gives no token probabilities"):
         endpoint.load_writer(server.name).choose([job()], ["A", "B"])
+
+
+@pytest.mark.parametrize("answer", [
+    [], {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]}, {"choices": [{"message": None}]},
+    {"choices": [{"message": {"content": [{"type": "text", "text": "A cat."}]}}]}, {"choices": [{"message": []}]},
+])  # fmt: skip
+def test_answers_of_another_form(server: Server, answer: Any) -> None:
+    server.reply = lambda body: (200, answer)
+    with pytest.raises(InputError, match="gave no choice that can be read"):
+        endpoint.load_writer(server.name).generate([job()], max_new_tokens=5)
+
+
+@pytest.mark.parametrize("token", [
+    None, {"token": "A", "top_logprobs": [{"token": "A", "logprob": None}]}, {"token": None, "top_logprobs": [None]},
+    {"top_logprobs": []}, {"token": "A", "top_logprobs": [{"token": "A", "logprob": 1e9}]},
+])  # fmt: skip
+def test_probabilities_of_another_form(server: Server, token: Any) -> None:
+    server.reply = lambda body: (200, written(token))
+    with pytest.raises(InputError, match="gave no choice that can be read"):
+        endpoint.load_writer(server.name).choose([job()], ["A", "B"])
+
+
+def test_nothing_said_is_an_empty_text(server: Server) -> None:
+    server.reply = lambda body: (200, {"choices": [{"message": {"role": "assistant", "content": None}}]})
+    assert endpoint.load_writer(server.name).generate([job()], max_new_tokens=5) == [""]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[bad/v1", "http://localhost:port/v1", "http://localhost/\u00fc/v1", "http://a b/v1"]
+)
+def test_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "PATIENCE", (60.0,))
+    with pytest.raises(InputError, match="is no address that can be asked") as caught:
+        endpoint.load_writer(f"{address}#tiny").generate([job()], max_new_tokens=5)
+    assert caught.value.file == address
+
+
+@pytest.mark.parametrize("key", ["secret\n", "s\u00e9cret"])
+def test_a_key_that_no_header_can_have(server: Server, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(endpoint.KEY, key)
+    with pytest.raises(InputError, match="no header may have") as caught:
+        endpoint.load_writer(server.name).generate([job()], max_new_tokens=5)
+    assert caught.value.field == endpoint.KEY and "cret" not in str(caught.value) and not server.asked
 
 
 def test_a_busy_server_is_asked_again(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,15 @@ class Asker:
             if isinstance(each, InputError):
                 yield Scored(record.id, {}, str(each))
             else:
-                yield self.verdict(record.id, [float(next(found)[0]) for _ in each])
+                yield self._scored(record.id, [float(next(found)[0]) for _ in each])
+
+    def _scored(self, id: str, said: list[float]) -> Scored:  # noqa: A002 - the record's word
+        if any(map(math.isnan, said)):
+            both = " nor ".join(self.answers)
+            return Scored(
+                id, {}, f"neither {both} is among the judge's likeliest first words: does it think aloud first?"
+            )
+        return self.verdict(id, said)
 
     def _jobs(self, record: Record, opened: dict[tuple, tuple[Image.Image, ...]]) -> list[Job] | InputError:
         texts = self.texts(record)

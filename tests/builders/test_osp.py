@@ -110,6 +110,15 @@ def test_best_against_worst_or_no_pair(root: Path) -> None:
     assert dropped == Drop("undecided", "the judge is sure of none: at most 0.3")
 
 
+def test_a_judge_that_says_neither_makes_no_pairs(root: Path) -> None:
+    class Thinking(Author):
+        def _says_a(self, a: str, b: str) -> float:
+            return float("nan") if "c" in (a, b) else super()._says_a(a, b)
+
+    dropped = all_of(load("osp"), Thinking(), root, given("s", "aa", "aaaaaa", "c"))
+    assert dropped.reason == "unscored" and "neither A nor B" in dropped.detail
+
+
 def test_a_better_response_that_loses_to_a_worse_one_is_no_pair(root: Path) -> None:
     """A circle with a stray: b wins over c by far, but loses to a; a hardly wins over b, and loses to c."""
     likely = {("a", "b"): 0.55, ("b", "c"): 0.95, ("c", "a"): 0.6}

@@ -52,6 +52,15 @@ def test_score_is_the_probability_of_yes(root):
     assert len(model.asked) == 2 and len(model.asked[0].images) == 1
 
 
+def test_a_model_that_says_neither_yes_nor_no_gives_no_score(root):
+    class Thinking(Saying):
+        def choose(self, *args, **options):
+            return np.full_like(super().choose(*args, **options), np.nan)
+
+    [scored] = rewards.load("faithful")(Thinking(), media_root=root).score([one("x", "red")])
+    assert scored.scores == {} and "neither Yes nor No" in scored.text
+
+
 def test_on_a_model(root):
     model, records = build("llava"), [one("x", "red circle"), one("y", "blue")]
     found = [each.scores["faithful"] for each in rewards.load("faithful")(model, media_root=root).score(records)]

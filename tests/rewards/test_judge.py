@@ -90,6 +90,19 @@ def test_a_record_that_cannot_be_judged_says_why_and_harms_no_other(root):
     assert "gone.png" in found[1].text
 
 
+def test_a_judge_that_says_neither_gives_no_score(root):
+    """One order of one pair is enough."""
+
+    class Thinking(Judging):
+        def _says_a(self, a, b):
+            return np.nan if (a, b) == ("second", "first") else super()._says_a(a, b)
+
+    records = [pair("x", "abc", "ab"), pair("lost", "first", "second"), pair("y", "a", "b")]
+    found = list(rewards.load("judge")(Thinking(len), media_root=root).score(records))
+    assert [(each.id, list(each.scores)) for each in found] == [("x", ["strength"]), ("lost", []), ("y", ["strength"])]
+    assert "neither A nor B" in found[1].text
+
+
 def test_records_are_read_as_they_are_needed(root):
     taken = []
 
