@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,9 @@ ROLES = ("system", "user", "assistant", "tool")
 BLOCKS = ("text", "image", "video")
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _BOM = b"\xef\xbb\xbf"
+
+NO_FILE = "no such file"
+"""How what `validate` says of a missing medium begins."""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -493,7 +497,7 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Any]:
     what a kill leaves behind is overwritten the next time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -644,7 +648,7 @@ class _MediaCheck:
     def _problem(self, path: Path, media: str, name: str) -> str:
         if path not in self.known:
             try:
-                self.known[path] = "" if path.exists() else f"no such file: {media}"
+                self.known[path] = "" if path.exists() else f"{NO_FILE}: {media}"
                 if path.is_dir():
                     self.known[path] = f"is a folder: {media}"
                 elif path.exists() and name.endswith("images"):

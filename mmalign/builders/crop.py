@@ -127,8 +127,7 @@ class Crop:
         with checks.within("folder"):
             path = media_path(written, root)  # a link may lead out
         try:
-            temporary = path.with_name(f".{runs.fingerprint(record.id, number)}.tmp")  # no two write the same one
-            with atomic_write(path, temporary) as file:
+            with atomic_write(path) as file:
                 file.write(content.getvalue())
         except OSError as error:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from scripted import media, run, source
 
 from mmalign import runs
-from mmalign.builders import Drop, build, load, main
+from mmalign.builders import Drop, build, crop, load, main
 from mmalign.builders.crop import random_box, resized
 from mmalign.media import open_image
 from mmalign.records import InputError, Record, read_jsonl, validate, write_jsonl
@@ -211,3 +212,23 @@ def test_of_two_runs_the_second_writes_the_same_bytes(root: Path, tmp_path: Path
         build(builder, sources, None, tmp_path / f"{name}.jsonl", media_root=root, unit_size=1, progress=False)
     one, two = (list(read_jsonl(tmp_path / f"{name}.jsonl", Record.parse)) for name in ("one", "two"))
     assert one == two and len(list((root / "crops").iterdir())) == 3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_at_the_same_time_break_nothing_of_each_other(root: Path, monkeypatch: pytest.MonkeyPatch, seed: int):
+    """While a piece of one run is written, the other one, with the same seed or another, makes all of its."""
+    record, real, made = source("s", "A cat."), crop.atomic_write, []
+
+    @contextmanager
+    def atomic_write(path: Path, *temporary: Path):
+        with real(path, *temporary) as file:
+            monkeypatch.setattr(crop, "atomic_write", real)
+            made.append(run(load("crop", seed=seed), None, root, record)["s"])
+            yield file
+
+    monkeypatch.setattr(crop, "atomic_write", atomic_write)
+    made.append(run(load("crop"), None, root, record)["s"])
+    for each in made:
+        expected = resized(open_image(root / "a.png"), tuple(each.meta["boxes"][0]))
+        assert open_image(root / each.rejected_images[0]).tobytes() == expected.tobytes()
+    assert len(made) == 2 and len(list((root / "crops").iterdir())) == 1 + seed
