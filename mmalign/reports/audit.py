@@ -7,13 +7,13 @@ Each check is given one record after another and says at the end what it found. 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 from mmalign.builders._similarity import words_of
-from mmalign.records import Record, Response, text_of
+from mmalign.records import Messages, Record, Response, text_of
 
 SHOWN = 5
 """How many lines a finding names."""
@@ -104,21 +104,39 @@ class Row:
         record = self.record
         return bool(record.rejected_images or record.rejected_videos or record.rejected_prompt)
 
+    @property
+    def places(self) -> tuple[str, str] | None:
+        """Where the two texts of a pair stand: ``chosen`` and ``rejected``, or ``responses[3]`` and another."""
+        better, worse = self._sides
+        return (better[0], worse[0]) if better and worse else None
+
     @cached_property
     def _texts(self) -> tuple[str | None, str | None]:
+        better, worse = (text_of(side[1]) if side else None for side in self._sides)
+        return better, worse
+
+    @cached_property
+    def _sides(self) -> tuple[tuple[str, Messages] | None, tuple[str, Messages] | None]:
         record = self.record
         if record.chosen or record.rejected or not record.responses:
-            return tuple(text_of(side) if side else None for side in (record.chosen, record.rejected))
-        ranked = sorted((r for r in record.responses if goodness(r) is not None), key=goodness)
-        if len(ranked) < 2 or goodness(ranked[0]) == goodness(ranked[-1]):
+            sides = {"chosen": record.chosen, "rejected": record.rejected}
+            better, worse = ((name, side) if side else None for name, side in sides.items())
+            return better, worse
+        values = goodness(record.responses)
+        if values is None or max(values) == min(values):
             return None, None
-        return text_of([ranked[-1].message]), text_of([ranked[0].message])
+        best, worst = values.index(max(values)), values.index(min(values))
+        better, worse = ((f"responses[{i}]", [record.responses[i].message]) for i in (best, worst))
+        return better, worse
 
 
-def goodness(response: Response) -> float | None:
-    """How good one of a ranked list is beside the others: its reward, or else its rank, where smaller is better."""
-    rank = None if response.rank is None else -float(response.rank)
-    return response.scores.get("reward", rank)
+def goodness(responses: Sequence[Response]) -> list[float] | None:
+    """How good each of a list is: by reward if all have one, else by rank, where smaller is better, if all have one."""
+    if all("reward" in response.scores for response in responses):
+        return [response.scores["reward"] for response in responses]
+    if all(response.rank is not None for response in responses):
+        return [-float(response.rank) for response in responses]
+    return None
 
 
 def percent(share: float) -> str:

@@ -158,11 +158,11 @@ class TokenLengths:
                 self.hopeless.add(row.line)
 
     def of_pair(self, row: Row) -> tuple[int, int] | None:
-        """Tokens of chosen and rejected of the row that was added last, where these are two texts."""
-        if self.latest is None or row.chosen == row.rejected:
+        """Tokens of the better and the worse text of the row that was added last, where these are two."""
+        if self.latest is None or row.places is None or row.chosen == row.rejected:
             return None
-        sides = self.latest.responses
-        return (sides["chosen"], sides["rejected"]) if {"chosen", "rejected"} <= sides.keys() else None
+        better, worse = row.places
+        return self.latest.responses[better], self.latest.responses[worse]
 
     def findings(self) -> Iterator[Finding]:
         """See `Check`."""

@@ -11,7 +11,8 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,14 @@ class Thumbnails:
     Attributes:
         root: folder that media names start from.
         pixels: the longer side of a picture; a smaller one stays as it is. 0: no pictures.
+        count: entries so far, each a picture or the reason why there is none.
+        unopened: media that cannot be opened, by reason.
     """
 
     root: Path
     pixels: int = 160
     count: int = 0
+    unopened: Counter[str] = field(default_factory=Counter)
     _waiting: list[Any] = field(default_factory=list)
     _by_name: dict[str, list[int]] = field(default_factory=dict)
     _by_content: dict[str, int] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Thumbnails:
             except InputError as error:
                 reason = getattr(error, "reason", None)  # without the path, which differs from machine to machine
                 found = [self._add(reason.replace("_", " ") if reason else error.problem)]
+                self.unopened[reason or "bad_path"] += 1
             self._by_name[name] = found
         return self._by_name[name]
 
@@ -220,12 +225,13 @@ def _scores(record: Record) -> dict[str, list[float | None]]:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a page: records shown, lines that could not be read, distinct pictures, bytes."""
+    """What became of a page: records shown, lines that could not be read, distinct pictures, bytes, media without."""
 
     records: int
     unreadable: int
     pictures: int
     bytes: int
+    unopened: Mapping[str, int]
 
 
 def write(
@@ -256,7 +262,9 @@ def write(
                     file=output,
                 )
             file.write(data)
-    return Written(len(gallery.rows), len(gallery.problems), gallery.thumbnails.count, size)
+    seen = gallery.thumbnails
+    pictures = seen.count - seen.unopened.total()
+    return Written(len(gallery.rows), len(gallery.problems), pictures, size, seen.unopened)
 
 
 class _Gallery:

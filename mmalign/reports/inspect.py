@@ -43,11 +43,10 @@ def command(options: argparse.Namespace) -> int:
     for name, least in (("limit", 1), ("thumbnails", 16)):
         if getattr(options, name) < least:
             raise InputError(f"must be {least} or more, got {getattr(options, name)}", field=name)
+    _refuse(options.output, options.file)
     records = RecordFile(options.file, options.media_root)
     if not len(records):
         raise InputError("holds no record", file=options.file)
-    if options.output.resolve() == options.file.resolve():
-        raise InputError("is the record file itself: give another --output", file=options.output)
     rows, selection = choose(len(records), options.limit, options.sample)
     written = gallery.write(
         records,
@@ -56,8 +55,24 @@ def command(options: argparse.Namespace) -> int:
         pixels=0 if options.no_pictures else options.thumbnails,
         selection=selection,
     )
-    print(_said(options.output, written, selection))
+    print(_said(options.output, written, selection, records.media_root))
     return 0
+
+
+def _refuse(output: Path, file: Path) -> None:
+    """An output that is something else than an older page."""
+    if output.resolve() == file.resolve():
+        raise InputError("is the record file itself: give another --output", file=output)
+    if output.is_dir():
+        raise InputError("is a folder: name the page in it", file=output, field="output")
+    if output.exists() and not (output.is_file() and _begins_as_a_page(output)):
+        raise InputError("is no HTML page, and would be lost: give another --output", file=output, field="output")
+
+
+def _begins_as_a_page(file: Path) -> bool:
+    doctype = b"<!doctype html"
+    with file.open("rb") as opened:
+        return opened.read(len(doctype)).lower() == doctype
 
 
 def choose(count: int, limit: int, seed: int | None) -> tuple[Sequence[int], str]:
@@ -71,7 +86,7 @@ def choose(count: int, limit: int, seed: int | None) -> tuple[Sequence[int], str
     return taken, f"{limit:,} of {count:,} records, drawn with seed {seed}"
 
 
-def _said(output: Path, written: gallery.Written, selection: str) -> str:
+def _said(output: Path, written: gallery.Written, selection: str, media_root: Path) -> str:
     size = written.bytes / written.records
     lines = [
         f"{output}: {selection or f'{written.records:,} records'}, {written.pictures:,} pictures, "
@@ -83,4 +98,8 @@ def _said(output: Path, written: gallery.Written, selection: str) -> str:
         lines.append(
             f"  lines that cannot be read: {written.unreadable}; the page lists them, as mmalign validate does"
         )
+    if written.unopened:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(written.unopened.items()))
+        hint = f": names start from {media_root}; is --media_root right?" if "missing" in written.unopened else ""
+        lines.append(f"  {sum(written.unopened.values()):,} media cannot be opened ({reasons}){hint}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mmalign.records import InputError, Record, RowFile, validate
+from mmalign.records import NO_FILE, InputError, Record, RowFile, validate
 from mmalign.reports.audit import Check, Finding, Row, as_text
 from mmalign.reports.audit_pictures import Evaluation, Leaks, Negatives, Pictures
 from mmalign.reports.audit_texts import Fields, LengthBias, Repeats, SameTexts, Scores, YesNo, word_counts
@@ -57,9 +57,12 @@ def command(options: argparse.Namespace) -> int:
     pictures = Pictures(options.media_root or options.file.parent)
     checks = _checks(options, pictures)
     problems: list[InputError] = []
+    with_media = 0
     with tqdm(total=count, desc="records", unit="record", disable=None) as bar:
 
         def add(record: Record, line: int) -> None:
+            nonlocal with_media
+            with_media += bool(record.images or record.videos or record.rejected_images or record.rejected_videos)
             row = Row(record, line)
             for check in checks:
                 check.add(row)
@@ -71,6 +74,9 @@ def command(options: argparse.Namespace) -> int:
             if not options.json:
                 bar.write(str(problem), file=sys.stdout)
     findings = [finding for check in checks for finding in check.findings()]
+    lacking = {problem.line for problem in problems if problem.problem.startswith(NO_FILE)}
+    if lacking and len(lacking) == with_media and not options.json:
+        print(f"no record has all its media: names start from {pictures.root}; is --media_root right?")
     print((_json if options.json else _text)(options.file, count, problems, findings))
     return int(bool(problems) or (options.strict and any(finding.warning for finding in findings)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_length_bias_of_ranked_lists_is_of_best_and_worst() -> None:
     assert (list(check.chosen), list(check.rejected)) == ([3], [1])
     scored = tuple(Response(assistant_message(t), {"reward": float(len(t))}) for t in ("a", "a b", "a b c"))
     assert Row(Record("r", [user_message("?")], responses=scored), 1).chosen == "a b c"
+    mixed = tuple(
+        Response(assistant_message(text), scores, rank=rank)
+        for text, scores, rank in (("a", {"reward": 9.0}, 1), ("b", {}, 2), ("c", {"reward": -5.0}, 3))
+    )
+    row = Row(Record("r", [user_message("?")], responses=mixed), 1)
+    assert (row.chosen, row.rejected) == ("a", "c"), "ranks, which all have: not rewards and ranks on one scale"
+    for partly in ((mixed[0], replace(mixed[1], rank=None)), (replace(mixed[0], rank=None), mixed[1])):
+        assert not Row(Record("r", [user_message("?")], responses=partly), 1).is_pair, "neither is of all"
     unranked = tuple(Response(assistant_message(t)) for t in ("a", "b"))
     assert not Row(Record("r", [user_message("?")], responses=unranked), 1).is_pair
 
@@ -323,6 +332,16 @@ def test_length_bias_in_tokens(counted: Callable[..., TokenLengths]) -> None:
         for check in (lengths, bias):
             check.add(Row(record, 1))
     assert len(bias.chosen) == 1 and bias.chosen[0] > bias.rejected[0]
+
+
+def test_length_bias_in_tokens_of_ranked_lists_is_of_best_and_worst(counted: Callable[..., TokenLengths]) -> None:
+    lengths = counted()
+    texts = {"A red circle, I think.": 1, "No.": 2, "Three blue squares.": 3}
+    ranked = tuple(Response(assistant_message(text), rank=rank) for text, rank in texts.items())
+    row = Row(Record("r", [user_message("?", images=1)], responses=ranked, images=("a.png",)), 1)
+    lengths.add(row)
+    one_by_one = [lengths.latest.responses[f"responses[{i}]"] for i in range(3)]
+    assert lengths.of_pair(row) == (one_by_one[0], one_by_one[2]) and len(set(one_by_one)) == 3
 
 
 def test_a_text_that_the_model_cannot_take(counted: Callable[..., TokenLengths]) -> None:

@@ -266,6 +266,45 @@ def test_input_that_cannot_be_used(
     assert problem in capsys.readouterr().err and not page.exists()
 
 
+@pytest.mark.parametrize("content, written", [
+    (b"# results\n", False), (b"", False), (b'{"id": "a"}\n', False), (b"<!DOCTYPE html>\nold", True),
+    (b"<!doctype HTML>", True),
+])  # fmt: skip
+def test_only_a_page_is_written_over(
+    tmp_path: Path, content: bytes, written: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", [pair("a")])
+    output = tmp_path / "page.html"
+    output.write_bytes(content)
+    assert cli.main(["inspect", str(tmp_path / "pairs.jsonl"), "--output", str(output)]) == (0 if written else 2)
+    assert (output.read_bytes() != content) == written
+    assert written or "page.html: field 'output': is no HTML page" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with mock.patch.object(gallery, "write") as write:
+        assert cli.main(["inspect", str(tmp_path / "gone.jsonl"), "--output", str(tmp_path)]) == 2
+    assert "field 'output': is a folder" in capsys.readouterr().err and not write.called
+
+
+def test_media_that_cannot_be_opened_are_counted_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise(np.random.default_rng(0)).save(tmp_path / "a.png")
+    records = [pair(f"r{i}", images=("a.png", f"{i}.png")) for i in range(4)] + [pair("again", images=("0.png",))]
+    page_of(tmp_path, *records)
+    said = capsys.readouterr().out
+    assert "5 records, 1 pictures," in said
+    hint = f"4 media cannot be opened (missing 4): names start from {tmp_path}; is --media_root right?"
+    assert hint in said
+    (tmp_path / "0.png").write_text("no picture")
+    page_of(tmp_path, *records)
+    assert "4 media cannot be opened (missing 3, unreadable 1): names" in capsys.readouterr().out
+    page_of(tmp_path, records[-1])
+    said = capsys.readouterr().out
+    assert "1 media cannot be opened (unreadable 1)\n" in said and "--media_root" not in said
+    page_of(tmp_path, pair("fine", images=("a.png",)))
+    assert "cannot be opened" not in capsys.readouterr().out
+
+
 def test_a_page_that_would_be_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", [pair("a")])
     with mock.patch.object(gallery, "MOST_BYTES", 1_000):

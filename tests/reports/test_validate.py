@@ -69,6 +69,17 @@ def test_without_media_nothing_is_opened(spoilt: Path, capsys: pytest.CaptureFix
     assert cli.main(["validate", str(spoilt)]) == 1
 
 
+def test_a_wrong_media_root_is_named(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", str(pairs), "--media_root", str(tmp_path)]) == 1
+    hint = f"names start from {tmp_path}; is --media_root right?"
+    assert f"\nno record has all its media: {hint}\n" in capsys.readouterr().out
+    for name in next(read_jsonl(pairs, lambda row, **place: row))["images"]:
+        (tmp_path / name).write_bytes((pairs.parent / name).read_bytes())
+    assert cli.main(["validate", str(pairs), "--media_root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "no such file" in said and "right?" not in said, "some are there: the root is right"
+
+
 def test_tokens_and_leaks(spoilt: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--processor", str(tiny_model), "--max_length", "70", "--leaks", str(spoilt.parent)]
     assert cli.main(["validate", str(spoilt), *options]) == 0
