@@ -9,21 +9,22 @@ media it is set up, which may take a while, and then it reads records::
 
 A **pointwise** scorer (``pairwise`` is False) reads records with one response, their ``chosen``, and says how good it
 is. A **pairwise** one reads records with ``chosen`` and ``rejected`` and says how likely it is that chosen is better.
-`singles` and `couples` make such records of a list of responses. Neither looks at anything else that a record has
-besides its prompt and media. docs/rewards.md lists the scorers.
+`singles` and `couples` make such records of a list of responses, and `scored` puts scores into the list. Neither looks
+at anything else that a record has besides its prompt and media. docs/rewards.md lists the scorers.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from mmalign import plugins
 from mmalign.records import Record
 
-__all__ = ["DIGITS", "Reward", "Scored", "Scorer", "couples", "load", "singles"]
+__all__ = ["DIGITS", "Reward", "Scored", "Scorer", "couples", "load", "scored", "singles"]
 
 DIGITS = 6
 """To which scores are rounded: what the layout of a batch moves in float32 sums lies mostly below."""
@@ -86,6 +87,22 @@ def load(name: str, **options: Any) -> Reward:
 def singles(record: Record) -> list[Record]:
     """For each of a record's ``responses`` a record with that one as ``chosen``: ``ID#0``, ``ID#1``..."""
     return [_asked(record, str(i), chosen=[each.message]) for i, each in enumerate(record.responses or ())]
+
+
+def scored(records: Iterable[Record], scorer: Scorer) -> Iterator[Record]:
+    """The records, with what a pointwise scorer says of each of their ``responses`` among that response's scores.
+
+    A response that cannot be scored stays as it is. Records are read a batch ahead.
+    """
+    ahead, behind = itertools.tee(records)
+    verdicts = scorer.score(one for record in ahead for one in singles(record))
+    for record in behind:
+        several = record.responses or ()
+        found = itertools.islice(verdicts, len(several))
+        taken = [
+            replace(each, scores={**each.scores, **said.scores}) for each, said in zip(several, found, strict=True)
+        ]
+        yield replace(record, responses=tuple(taken) or record.responses)
 
 
 def couples(record: Record) -> list[Record]:
