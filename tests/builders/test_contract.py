@@ -102,3 +102,12 @@ def test_table_of_builders():
     found = {row[0]: row[2] for row in rows if len(row) == 4 and row[0].startswith("[")}
     wants = {name: getattr(builders.load(name), "wants", BACKBONE) for name in NAMES}
     assert found == {f"[`{name}`](builders/{name}.md)": wanted for name, wanted in wants.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_of_the_yaml_are_on_the_page(name: str) -> None:
+    text = (REPOSITORY / "data_builders" / f"{name}.yaml").read_text(encoding="utf-8")
+    [size] = re.findall(r"^unit_size: (\d+)", text, re.MULTILINE)
+    default = builders.BuildOptions.__dataclass_fields__["unit_size"].default
+    said = str(default) if int(size) == default else f"{default}; {size} in the YAML"
+    assert [cell for several, cell, _ in option_rows(name) if several == ["unit_size"]] in ([said], [])
