@@ -164,7 +164,7 @@ def test_a_text_with_a_file_name_in_it_is_no_file(tmp_path: Path) -> None:
     for number, word in enumerate([f"{tmp_path}/scale.py:Scale", "As in run.py: what is here?", f"{'long ' * 99}.py:"]):
         output = tmp_path / f"{number}.jsonl"
         build(load(f"{tmp_path}/shout.py:Shout", word=word), sources, None, output, media_root=tmp_path, progress=False)
-        files = json.loads(Path(f"{output}.run", "manifest.json").read_text())["manifest"]["files"]
+        files = json.loads(Path(f"{output}.run", "manifest.json").read_text())["identity"]["manifest"]["files"]
         assert [Path(file).name for file in files] == (["shout.py"] if number else ["scale.py", "shout.py"])
 
 
