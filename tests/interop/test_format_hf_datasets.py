@@ -132,6 +132,17 @@ def test_columns_and_splits_are_options(tmp_path: Path) -> None:
     assert len(record.images) == 2
 
 
+def test_a_named_column_need_not_be_in_every_row_of_json(tmp_path: Path) -> None:
+    rows = [7, {"ask": "What?", "chosen": "A.", "rejected": "B."}, {"ask": "Who?", "good": "C.", "rejected": "D."}]
+    source = put_rows(tmp_path / "rows.jsonl", rows)
+    first, second = read(source, tmp_path, columns="prompt=ask,chosen=good")
+    assert (first.prompt, first.chosen) == ([user_message("What?")], says("A."))
+    assert (second.prompt, second.chosen) == ([user_message("Who?")], says("C."))
+    (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(InputError, match="field 'columns': there is no column 'photo'"):
+        read(source, tmp_path, columns="prompt=ask,image=photo")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -49,10 +49,18 @@ def rows(source: Path, *, split: str = "", subset: str = "", columns: str = "") 
     """(split:number, row) of every row, with columns renamed."""
     named = _columns(columns)
     name, dataset = _load(source, split, subset)
-    number = 0
+    number, absent, sparse = 0, set(named.values()), isinstance(dataset, Iterator)
     try:
         for number, row in enumerate(dataset, start=1):
-            yield f"{name}:{number}", _renamed(row, named)
+            if isinstance(row, Mapping):
+                absent -= row.keys()
+                if absent and not sparse:  # all rows of a table have all columns
+                    break
+                row = _renamed(row, named)
+            yield f"{name}:{number}", row
+        if absent and number:
+            there = f"; there are {', '.join(row)}" if isinstance(row, Mapping) else ""
+            raise InputError(f"there is no column {min(absent)!r}{there}", field="columns")
     except InputError:
         raise
     except Exception as error:  # a library below, on a file that is broken or gone
@@ -70,9 +78,8 @@ def _columns(text: str) -> dict[str, str]:
 def _renamed(row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
     row = dict(row)
     for new, old in named.items():
-        if old not in row:
-            raise InputError(f"there is no column {old!r}; there are {', '.join(row)}", field="columns")
-        row[new] = row.pop(old)
+        if old in row:
+            row[new] = row.pop(old)
     for new, others in ALIASES.items():
         found = next((old for old in others if row.get(old) is not None), None)
         if row.get(new) is None and found:
