@@ -72,7 +72,8 @@ def join(answer: str, part: Part, rest: str) -> str:
     """The sentence that ``part`` and what was written after it make; what follows its first end is left out.
 
     White space between the two becomes one space; where none was written (a comma, the s of a plural), there
-    is none. A rest without a word leaves the beginning alone.
+    is none. A rest without a word leaves the beginning alone, and so does one that a limit cut off: that ends neither
+    in a stop, where the true sentence does, nor with its line.
     """
     if not part.open or not rest.strip():
         return part.beginning
@@ -80,11 +81,14 @@ def join(answer: str, part: Part, rest: str) -> str:
     sentence = part.beginning + space + rest.strip()
     before = answer[: part.start]
     end = _sentences.first_end(before + sentence, len(before) + len(part.beginning))
+    line_ends = "\n" in rest[len(rest.rstrip()) :]
+    if end is None and not line_ends and _sentences.stopped(answer[part.start : part.stop]):
+        return sentence if _sentences.stopped(sentence) else part.beginning
     return (before + sentence)[len(before) : end]
 
 
 def lacks_ending(parts: Sequence[Part], sentences: Sequence[str]) -> bool:
-    """Whether nothing was added to one of the beginnings."""
+    """Whether one of the beginnings was left alone; see `join`."""
     pairs = zip(parts, sentences, strict=True)
     return any(part.open and sentence == part.beginning for part, sentence in pairs)
 

@@ -30,6 +30,7 @@ _BREAK = re.compile(
     (?P<gap>\s*) (?=\S)""",
     re.VERBOSE,
 )
+_STOP = re.compile(r"""(?:[.!?…]+["'”’)\]*_]*|[。！？]+[”’」』）]*)$""")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]|[A-HJ-Z]")  # U.S, or the J of J. Smith; I is a word
 _LINE_DECORATION = " \t*_#>([-•"
 
@@ -55,6 +56,11 @@ def first_end(text: str, start: int = 0) -> int | None:
 def ended(written: str) -> bool:
     """Whether a sentence has ended in a text that is still being written: what generation is asked to stop at."""
     return first_end(written) is not None
+
+
+def stopped(sentence: str) -> bool:
+    """Whether ``sentence``, with nothing behind it, ends in a stop."""
+    return _STOP.search(sentence) is not None
 
 
 def _breaks(text: str, start: int) -> Iterator[Span]:

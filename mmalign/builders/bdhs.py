@@ -64,13 +64,17 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Draft:
-    """What one try gave for a source. ``similarity`` to y+ is None where it was not asked."""
+    """What one try gave for a source. ``similarity`` to y+ is None where it was not asked.
+
+    ``cut_off``: whether a sentence has no ending.
+    """
 
     source: _Source
     text: str
     keep: np.ndarray
     attempt: int
     similarity: float | None = None
+    cut_off: bool = False
 
     @property
     def similarities(self) -> tuple[float, ...]:
@@ -134,14 +138,14 @@ class BDHS:
                 else:
                     pending.append(replace(draft.source, similarities=draft.similarities))
 
-    @staticmethod
-    def outcome(record: Record) -> str:
-        """The word under which a record is counted at the end of a run."""
-        return f"try {record.meta['tries']} ({'guided' if record.meta['guided'] else 'unguided'})"
     def inputs(self) -> dict[str, str]:
         """The fingerprint of an encoder that is a folder."""
         return _similarity.inputs(self.encoder)
 
+    @staticmethod
+    def outcome(record: Record) -> str:
+        """The word under which a record is counted at the end of a run."""
+        return f"try {record.meta['tries']} ({'guided' if record.meta['guided'] else 'unguided'})"
 
     # ---- sources ---------------------------------------------------------------------------------------------
 
@@ -181,8 +185,8 @@ class BDHS:
         drafts = []
         for plan, sentences, similarity in zip(plans, rewritten, similarities, strict=True):
             text = _rewriting.rebuild(plan.source.chosen, plan.parts, sentences)
-            similarity = 1.0 if _rewriting.lacks_ending(plan.parts, sentences) else similarity
-            drafts.append(_Draft(plan.source, text, plan.keep, attempt, similarity))
+            cut_off = _rewriting.lacks_ending(plan.parts, sentences)
+            drafts.append(_Draft(plan.source, text, plan.keep, attempt, 1.0 if cut_off else similarity, cut_off))
         return drafts
 
     def _keep_mask(self, source: _Source, attempt: int) -> np.ndarray:
@@ -236,6 +240,8 @@ class BDHS:
         source = draft.source
         if not draft.text.strip():
             return Drop("model_wrote_nothing")
+        if draft.cut_off:
+            return Drop("cut_off", draft.text)
         if _similarity.words_of(draft.text) == _similarity.words_of(source.chosen):
             return Drop("never_differed", draft.text)
         meta = {

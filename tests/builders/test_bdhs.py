@@ -193,6 +193,19 @@ def test_an_ending_that_is_missing_means_another_try(root: Path) -> None:
     assert made.meta["tries"] == 2 and len(model.jobs) == 4
 
 
+@pytest.mark.parametrize("reply", ["", " elephant that"])
+def test_a_broken_sentence_is_no_answer(reply: str, root: Path) -> None:
+    """Such as the token limit leaves: another try, and none after the only one."""
+    given = source("s", "A red circle is here. A star.")
+    model = Scripted(lambda job, greedy: reply if job.prefix.endswith("star.") or " A" in job.prefix else " dog.")
+    made = run(load("bdhs", n_tries=3), model, root, given)["s"]
+    assert not made.meta["guided"] and made.meta["similarities"] == [1.0, 1.0]
+    made = run(load("bdhs", n_tries=1), model, root, given)["s"]
+    assert made.reason == "cut_off" and made.detail.endswith(" dog. A")
+    in_time = Scripted(lambda job, greedy: f"{reply} sits.")
+    assert rejected(run(load("bdhs", n_tries=1), in_time, root, given)["s"]).endswith("sits.")
+
+
 def test_one_try_is_guided_and_taken_as_it_is(root: Path) -> None:
     model = Scripted(lambda job, greedy: " big cat and more.")
     made = run(load("bdhs", n_tries=1, eps_s=0.0), model, root, source("s", "A big cat."))["s"]
@@ -214,7 +227,7 @@ def test_limits(root: Path) -> None:
     made = run(load("bdhs", **options), model, root, source("a", "A cat."), source("b", None))
     assert rejected(made["a"]) == "word " * 6 + "word"
     assert text_of(made["b"].chosen) == "term " * 6 + "term"
-    guided = run(load("bdhs", **options | {"n_tries": 1}), model, root, source("a", "A cat."))["a"]
+    guided = run(load("bdhs", **options | {"n_tries": 1}), model, root, source("a", "A cat"))["a"]
     assert rejected(guided) == "A word word word"
 
 

@@ -168,6 +168,22 @@ def test_a_text_with_a_file_name_in_it_is_no_file(tmp_path: Path) -> None:
         assert [Path(file).name for file in files] == (["shout.py"] if number else ["scale.py", "shout.py"])
 
 
+def test_where_batch_size_turns_words_a_run_has_one(tmp_path: Path) -> None:
+    """In float32 it may change on the way; see also `test_output_beside_the_media_needs_no_hint`."""
+    (tmp_path / "shout.py").write_text(MINE)
+    builder, sources, model = load(f"{tmp_path}/shout.py:Shout"), [source("s0", CAPTION)], Scripted(lambda *_: "")
+    for dtype in ("torch.float32", "torch.bfloat16"):
+        model.dtype = dtype
+        output = tmp_path / f"{dtype}.jsonl"
+        assert build(builder, sources, model, output, media_root=tmp_path, batch_size=4, progress=False).complete
+        assert build(builder, sources, model, output, media_root=tmp_path, batch_size=4, progress=False).complete
+        if dtype == "torch.float32":
+            build(builder, sources, model, output, media_root=tmp_path, batch_size=8, progress=False)
+            continue
+        with pytest.raises(InputError, match="batch_size: 4 -> 8"):
+            build(builder, sources, model, output, media_root=tmp_path, batch_size=8, progress=False)
+
+
 def test_a_builder_says_what_it_wants_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command line asks for a model, takes a server for one, or has no place for either."""
     write_jsonl(tmp_path / "sources.jsonl", [source(f"s{i}", CAPTION) for i in range(3)])

@@ -318,7 +318,10 @@ def test_limits(root: Path, index: FakeIndex) -> None:
     made = run(realign(**options), model, root, source("s", CAPTION))["s"]
     assert rejected(made) == "word word word word word word word"
     made = run(realign(**options, complete_by="prefix"), model, root, source("s", CAPTION))["s"]
-    assert rejected(made) == "A word word word  There is a word word word"
+    assert made == Drop("never_accepted", "; ".join(["empty"] * 3)), "sentences that are cut off make no answer"
+    model = Scripted(lambda job, greedy: " word word word." if len(job.prefix) < 9 else " word" * 50)
+    made = run(realign(**options, complete_by="prefix"), model, root, source("s", CAPTION.rstrip(".")))["s"]
+    assert rejected(made) == "A word word word.  There is a word word word", "where there is no stop none is missing"
 
 
 # ---- the picture alone -------------------------------------------------------------------------------------------
@@ -339,12 +342,12 @@ def test_visual_only_loads_no_second_model(index: FakeIndex) -> None:
     assert realign(visual_only=True, mask_by="nowhere").inputs() == {"index": "near"}
 
 
-# ---- all else ----------------------------------------------------------------------------------------------------
-
-
 def test_without_a_model_a_missing_answer_is_not_written(root: Path, index: FakeIndex) -> None:
     made = run(realign(visual_only=True), None, root, source("s", None), source("t", CAPTION))
     assert made["s"] == Drop("no_answer") and made["t"].rejected_images == ("b.png",)
+
+
+# ---- all else ----------------------------------------------------------------------------------------------------
 
 
 def test_batch_size_cuts_the_batch_and_changes_nothing(root: Path, index: FakeIndex) -> None:

@@ -51,7 +51,12 @@ def test_swapped_beginning_is_continued() -> None:
 
 @pytest.mark.parametrize("rest, sentence", [
     (" dog. It is big.", "A dog."),
-    ("  dog", "A dog"),
+    ("  dog! ", "A dog!"),
+    (' "dog?"', 'A "dog?"'),
+    (" 犬。", "A 犬。"),
+    (" dog\n", "A dog"),
+    (" dog and a", "A"),
+    (" dog, 3.5", "A"),
     ("\n\ndog.", "A dog."),
     ("nt.", "Ant."),
     (", dog.", "A, dog."),
@@ -61,6 +66,10 @@ def test_swapped_beginning_is_continued() -> None:
 ])  # fmt: skip
 def test_join(rest: str, sentence: str) -> None:
     assert join("Hm. A cat.", Part(4, 10, "A"), rest) == sentence
+
+
+def test_a_sentence_without_a_stop_needs_none() -> None:
+    assert join("- A cat\n- A dog", Part(0, 7, "- A"), " bird") == "- A bird"
 
 
 def test_join_of_a_whole_sentence() -> None:
