@@ -3,7 +3,7 @@
     python -m mmalign.scenes.pairs_study --output runs/pairs_study
 
 For each seed: pictures, pairs of each kind on them, and one training for each entrant over the pairs of its kind.
-``both, all`` has twice as many pairs, and so twice as many steps; so has ``retrieval, twice``, which sees its own again.
+``both, all`` has twice as many pairs, and so twice the steps; so has ``retrieval, twice``, which sees its own again.
 The rest is as in `mmalign.scenes.study`; it resumes likewise.
 """
 
