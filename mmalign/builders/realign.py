@@ -157,6 +157,11 @@ class ReAlign:
                 else:
                     yield source.id, Drop("never_accepted", "; ".join(source.refused))
 
+    def check(self, model: Writer | None) -> None:
+        """Answers are completed by a model: only pictures alone can do without."""
+        if model is None and not self.visual_only:
+            raise InputError("is missing: it completes the answers (visual_only needs none)", field="model")
+
     def inputs(self) -> dict[str, str]:
         """Fingerprints of the index, of a model that masks and what it is asked, and of an encoder's folder."""
         inputs = {"index": self._index.fingerprint(), **_similarity.inputs(self.encoder)}

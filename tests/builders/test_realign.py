@@ -407,6 +407,14 @@ def test_guard(root: Path, index: FakeIndex) -> None:
         (10, Guard()), (10, Guard(similarity_max=0.9)), (3, Guard(None, 0.2, False, 4))]  # fmt: skip
 
 
+def test_a_model_is_asked_for() -> None:
+    with pytest.raises(InputError, match="it completes the answers") as caught:
+        realign().check(None)
+    assert caught.value.field == "model"
+    realign(visual_only=True).check(None)
+    realign().check(Scripted(completes))
+
+
 def test_the_index_is_asked_for() -> None:
     builder = load("realign")
     with pytest.raises(InputError, match="mmalign index") as caught:
