@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _choice, _generation, _packing
+from mmalign.backbones import _choice, _generation, _looking, _packing
 from mmalign.backbones._packing import Packed, visible
 from mmalign.media.noise import Noise
 from mmalign.records import InputError, text_of, user_message
@@ -416,49 +416,13 @@ class Backbone:
         by_key = dict(zip(distinct, features, strict=True))
         return [by_key.get(context.media_key) for context in contexts]
 
-    @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
-        """One vector a picture, to find pictures that look alike to this model: its tower's features, averaged.
-
-        They are those that the projector is given, so the layer that the model looks through, and neither projector
-        nor language model has a part in them. Where a picture is cut into tiles, only the view of the whole counts:
-        tiles are filled up to the shape of their grid, and pictures of one shape would be alike for that.
-
-        Args:
-            images: any sizes, mode RGB.
-            batch_size: pictures in the tower at a time; moves nothing but floating-point sums.
-
-        Returns:
-            As they are, neither centred nor of length 1. Shape: (N, D), float32.
-        """
-        seen: list[Tensor] = []
-        look = [user_message("", images=1)]
-        handle = self.projector.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        vectors = []
-        try:
-            for start in range(0, len(images), batch_size):
-                contexts = [self.encode_prompt(look, [image]) for image in images[start : start + batch_size]]
-                self.image_features(contexts)
-                features = seen.pop()
-                for own in features.split([_places(context.media["pixel_values"]) for context in contexts]):
-                    whole = own[self.whole_view] if own.dim() > 2 else own
-                    vectors.append(whole.float().mean(0))
-        finally:
-            handle.remove()
-        return torch.stack(vectors).cpu().numpy() if vectors else np.zeros((0, 0), np.float32)
+        """One vector a picture, to find pictures that look alike to this model; see `_looking.embed_images`."""
+        return _looking.embed_images(self, images, batch_size)
 
     def with_noise(self, context: Context, noise: Noise) -> Context:
-        """A prompt whose pictures are noised, as the tower gets them: resized, normalised, cut up.
-
-        Tiles of nothing but zeros, which fill up where pictures have fewer than others, stay what they are: SmolVLM
-        knows them by that.
-        """
-        pixels = context.media["pixel_values"]
-        drawn = self.pixel_noise(noise, pixels).to(pixels)
-        filled = (pixels != 0).flatten(-3 if pixels.dim() > 3 else -1).any(-1)
-        filled = filled.view(*filled.shape, *[1] * (pixels.dim() - filled.dim()))
-        noised = noise.alpha_bar**0.5 * pixels + (1 - noise.alpha_bar) ** 0.5 * drawn
-        return replace(context, media={**context.media, "pixel_values": torch.where(filled, noised, pixels)})
+        """A prompt whose pictures are noised, as the tower gets them; see `_looking.with_noise`."""
+        return replace(context, media=_looking.with_noise(self, context.media, noise))
 
     def pixel_noise(self, noise: Noise, pixels: Tensor) -> Tensor:
         """Standard normal numbers for the pixels of a prompt. Shape: that of ``pixels``."""
@@ -606,11 +570,6 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
-
-
-def _places(pixels: Tensor) -> int:
-    """How many rows a picture has in its tower's output: its tiles, (..., C, H, W), or its patches, (patches, C)."""
-    return pixels.shape[:-3].numel() if pixels.dim() > 3 else len(pixels)
 
 
 def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:
