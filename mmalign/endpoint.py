@@ -1,7 +1,8 @@
 """Models that write texts: one that is loaded here, or one behind a server that speaks OpenAI's protocol (vLLM).
 
 A server is named by its address and the model's name there, ``http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct``;
-where it wants a key, the environment variable ``MMALIGN_API_KEY`` has it. Pictures are sent as PNG, so nothing is lost.
+where it wants a key, the environment variable ``MMALIGN_API_KEY`` has it. Pictures are sent as PNG, so nothing is lost;
+of clips the frames are, as pictures.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+from mmalign.media import as_pictures
 from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
@@ -202,8 +204,9 @@ class Endpoint:
 
 def _spoken(job: Job) -> list[dict[str, Any]]:
     """A job's messages in the protocol's form, each picture in its place."""
-    pictures = iter(job.images)
-    messages = [*job.messages, *([assistant_message(job.prefix)] if job.prefix else ())]
+    asked, shown = as_pictures(job.messages, [[image] for image in job.images], [[*clip.frames] for clip in job.videos])
+    pictures = iter(shown)
+    messages = [*asked, *([assistant_message(job.prefix)] if job.prefix else ())]
     return [
         {"role": message["role"], "content": [_block(block, pictures) for block in message["content"]]}
         for message in messages
@@ -213,8 +216,6 @@ def _spoken(job: Job) -> list[dict[str, Any]]:
 def _block(block: dict[str, str], pictures: Iterator[Image.Image]) -> dict[str, Any]:
     if block["type"] == "text":
         return {"type": "text", "text": block["text"]}
-    if block["type"] != "image":
-        raise InputError(f"a server is asked about text and pictures, not about a {block['type']}: give its frames")
     return {"type": "image_url", "image_url": {"url": _data_uri(next(pictures))}}
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from array import array
 from bisect import bisect_right
@@ -406,15 +407,22 @@ def _check_inside(spans: Spans | None, messages: Messages | None, field: str) ->
 # ---------------------------------------------------------------------------------------------------------
 
 
+PART_OF_CLIP = re.compile(
+    r"#(?=.)(?:t=(?P<start>[0-9.]*)(?:,(?P<end>[0-9.]+))?)?&?(?:order=(?P<order>[0-9,]+):(?P<parts>[0-9]+))?$"
+)
+"""The end of a clip's name that says which part of the file is meant, and in which order; see `mmalign.media.Part`."""
+
+
 def media_path(name: str, root: str | Path) -> Path:
     """The real path of a record's media file; InputError if it is absolute or leaves ``root``.
 
-    Symbolic links are resolved first, so a link cannot lead out either. The file need not exist.
+    Symbolic links are resolved first, so a link cannot lead out either. The file need not exist. What a name says of a
+    part of a clip (`PART_OF_CLIP`) is not in the path.
     """
     checks.refuse_outside_name(name)
     try:
         base = Path(root).resolve()
-        path = (base / name).resolve()
+        path = (base / PART_OF_CLIP.sub("", name)).resolve()
     except (OSError, RuntimeError) as error:  # a loop of links is RuntimeError until Python 3.13
         raise InputError(f"cannot be followed ({error}): {name}") from None
     if path == base or not path.is_relative_to(base):

@@ -231,7 +231,7 @@ def test_what_a_server_cannot_do(server: Server) -> None:
     for hidden in (job(keep=np.ones(4, dtype=bool)), job(noise=Noise(500, seed=0))):
         with pytest.raises(InputError, match="only before a model that is loaded here"):
             writer.generate([hidden], max_new_tokens=5)
-    with pytest.raises(InputError, match="not about a video"):
+    with pytest.raises(InputError, match="1 video placeholders in the prompt, but 0 videos"):
         writer.generate([Job([user_message("What?", videos=1)])], max_new_tokens=5)
     with pytest.raises(InputError, match="URL#MODEL"):
         endpoint.load_writer("http://127.0.0.1:8000/v1")

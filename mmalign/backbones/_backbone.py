@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmalign import runs
 from mmalign.backbones import _choice, _generation, _looking, _packing
 from mmalign.backbones._packing import Packed, visible
+from mmalign.media import Clip, as_pictures
 from mmalign.media.noise import Noise
 from mmalign.records import InputError, text_of, user_message
 
@@ -208,17 +209,19 @@ class Backbone:
         images: Sequence[Image.Image] = (),
         media_key: Hashable = None,
         *,
+        videos: Sequence[Clip] = (),
         text_places: bool = False,
     ) -> Context:
-        """Template and tokenise a prompt, and make the tower's input of its images.
+        """Template and tokenise a prompt, and make the tower's input of its images and clips.
 
         Args:
-            media_key: see `Context`; by default nobody shares these images.
+            media_key: see `Context`; by default nobody shares these media.
             text_places: find them; see `Context`.
 
         Raises:
             InputError: placeholders and images differ in number.
         """
+        messages, images = as_pictures(messages, [[image] for image in images], [[*clip.frames] for clip in videos])
         text = self.template(messages, generation_prompt=True)
         found = text.count(self._placeholder)
         if found != len(images):
@@ -271,6 +274,7 @@ class Backbone:
             InputError: the chat template breaks the prefix property (templating the prompt with its generation
                 prompt must give the beginning of templating prompt and response, in characters and in tokens).
         """
+        messages = self.with_media(messages)
         prompt = self.template(messages, generation_prompt=True)
         whole = self.template([*messages, *response], generation_prompt=False)
         if not whole.startswith(prompt):
@@ -288,6 +292,17 @@ class Backbone:
         start = whole.find(text.strip(), len(prompt)) - (len(text) - len(text.lstrip()))  # templates strip
         inside = _intersects(offsets, spans, start)
         return Response(torch.tensor(ids), torch.tensor(inside, dtype=torch.long))
+
+    @staticmethod
+    def with_media(messages: Sequence[dict]) -> list[dict]:
+        """Messages whose clips are what this model knows them as, whatever they show: what follows does not care."""
+        return [
+            {
+                **message,
+                "content": [{"type": "image"} if block["type"] == "video" else block for block in message["content"]],
+            }
+            for message in messages
+        ]
 
     def _until_end_of_turn(self, ids: list[int], offsets: list, text: str) -> tuple[list[int], list]:
         """Cut after the end-of-turn token.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmalign import runs
 from mmalign.backbones._reading import Read, batches, check_finite, prefix_ids, prompts_of
+from mmalign.media import Clip
 from mmalign.media.noise import Noise
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Job:
             Shape: (image tokens,), boolean.
         key: jobs with the same non-empty key have the same messages and images, which are then encoded once.
         noise: what is added to the pixels that the tower gets. None: nothing.
+        videos: its clips, in order.
     """
 
     messages: Sequence[dict]
@@ -52,6 +54,7 @@ class Job:
     keep: np.ndarray | None = None
     key: str = ""
     noise: Noise | None = None
+    videos: tuple[Clip, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -202,8 +202,8 @@ def _encoded(backbone: Backbone, jobs: Sequence[Job], size: int) -> tuple[list[P
         name = (job.key or place, job.noise)
         if name not in numbers:
             numbers[name] = len(contexts)
-            shown = (tuple(map(id, job.images)), job.noise)
-            context = backbone.encode_prompt(job.messages, job.images, shown)
+            shown = (tuple(map(id, (*job.images, *job.videos))), job.noise)
+            context = backbone.encode_prompt(job.messages, job.images, shown, videos=job.videos)
             if context.media and shown not in features:
                 waiting[shown] = backbone.with_noise(context, job.noise) if job.noise else context
             contexts.append(replace(context, media={}))
@@ -221,7 +221,9 @@ def prefix_ids(backbone: Backbone, prompt: Prompt, job: Job) -> list[int]:
     """
     if not job.prefix:
         return []
-    answered = backbone.template([*job.messages, assistant_message(job.prefix)], generation_prompt=False)
+    answered = backbone.template(
+        [*backbone.with_media(job.messages), assistant_message(job.prefix)], generation_prompt=False
+    )
     start = answered.find(job.prefix, len(prompt.text))
     special = backbone.adds_special_tokens(prompt.text)
     before = backbone.tokenizer(prompt.text, add_special_tokens=special)["input_ids"]

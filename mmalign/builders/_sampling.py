@@ -7,19 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from mmalign import runs
 from mmalign.backbones import Job
 from mmalign.builders import Drop, Unit
 from mmalign.endpoint import Writer
-from mmalign.forward import shown
-from mmalign.media import MediaError
+from mmalign.forward import Shown, shown
+from mmalign.media import FrameChoice, MediaError
 from mmalign.plugins import check, option
-from mmalign.records import InputError, Message, Record, Response, assistant_message, media_path, text_of
-
-Seen = tuple[list[Message], tuple[Image.Image, ...]]
-"""A prompt whose media are all pictures, and these, in order."""
+from mmalign.records import InputError, Record, Response, assistant_message, media_path, text_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Sampling:
         Args:
             use_given: take the ``responses`` of a source that has them, and sample for the others only.
         """
-        seen: dict[str, Seen | Drop] = {source.id: self._see(unit, source) for source in unit.items}
+        seen: dict[str, Shown | Drop] = {source.id: self._see(unit, source) for source in unit.items}
         open_ones = [
             source
             for source in unit.items
@@ -96,24 +91,22 @@ class Sampling:
             else:
                 yield source.id, _of_given(source)
 
-    def _see(self, unit: Unit, source: Record) -> Seen | Drop:
+    def _see(self, unit: Unit, source: Record) -> Shown | Drop:
         try:
             for name in (*source.images, *source.videos):
                 media_path(name, unit.media_root)
         except InputError as error:
             return Drop("bad_path", str(error))
         try:
-            messages, pictures = shown(source, unit.media_root, self.frames)
+            return shown(source, unit.media_root, FrameChoice(self.frames))
         except InputError as error:
             if isinstance(error.__cause__, MediaError):
                 return Drop(error.__cause__.reason, str(error))
             raise  # nothing that can read clips is installed
-        return messages, tuple(pictures)
 
-    def _jobs(self, source: Record, seen: Seen) -> list[Job]:
-        messages, pictures = seen
+    def _jobs(self, source: Record, seen: Shown) -> list[Job]:
         seeds = [runs.stable_seed(self.seed, source.id, number) for number in range(self.k)]
-        return [Job(messages, pictures, seed=seed, key=source.id) for seed in seeds]
+        return [Job(seen.messages, seen.images, seed=seed, key=source.id, videos=seen.videos) for seed in seeds]
 
     def _of_samples(self, source: Record, texts: Sequence[str]) -> Candidates | Drop:
         counts = Counter(filter(None, texts))

@@ -6,7 +6,7 @@ looks like is known to `batch` and `statistics` alone.
 """
 
 from mmalign.forward.batch import FATES, Batch
-from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset, rough_length, shown, split_view
+from mmalign.forward.encoding import EncodedRecord, Encoder, RecordDataset, Shown, rough_length, shown, split_view
 from mmalign.forward.engine import Engine, only_adapter_trains, share_tower
 from mmalign.forward.precomputed import Precompute, PrecomputedReference
 from mmalign.forward.usable import IGNORABLE, Usable
@@ -23,6 +23,7 @@ __all__ = [
     "Precompute",
     "PrecomputedReference",
     "RecordDataset",
+    "Shown",
     "Usable",
     "only_adapter_trains",
     "rough_length",

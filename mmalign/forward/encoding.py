@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmalign.backbones import Backbone, Context, Response
-from mmalign.media import open_image, read_frames
+from mmalign.media import FRAMES, Clip, FrameChoice, open_clip, open_image
 from mmalign.records import (
     InputError,
-    Message,
     Messages,
     Record,
     RecordFile,
@@ -78,7 +76,7 @@ class Encoder:
         backbone: whose template, tokenizer and image processor are used.
         views: what the objective scores. A view that a record lacks is left out of its `EncodedRecord`, as long
             as there is another that it has.
-        frames: of each clip, evenly spaced; the model sees them as pictures, in the clip's place.
+        frames: which of each clip.
         prompts: whether the text of prompts will be scored too.
         max_length: most tokens of a prompt, media included, with one response; None for no limit.
         too_long: what happens to a record beyond it: ``shorten`` cuts the ends of its responses off, never its prompt
@@ -89,7 +87,7 @@ class Encoder:
     views: tuple[str, ...]
     max_length: int | None = None
     too_long: str = "error"
-    frames: int = 8
+    frames: FrameChoice = FRAMES
     prompts: bool = False
 
     def __call__(self, record: Record, media_root, *, counted: bool = True) -> EncodedRecord:
@@ -135,25 +133,35 @@ class Encoder:
     def _context(self, record: Record, name: str, media_root) -> Context:
         messages, images, videos = _prompt_and_media(record, name)
         kinds = tuple(b["type"] for message in messages for b in message["content"] if b["type"] != "text")
-        messages, pictures = shown(record, media_root, self.frames, name)
+        seen = shown(record, media_root, self.frames, name)
         key = (kinds, images, videos)
-        return self.backbone.encode_prompt(messages, pictures, media_key=key, text_places=self.prompts)
+        return self.backbone.encode_prompt(
+            messages, seen.images, media_key=key, videos=seen.videos, text_places=self.prompts
+        )
 
     def _responses(self, record: Record, name: str) -> list[Response]:
-        prompt, _ = as_pictures(record.prompt, [[]] * len(record.images), [[None]] * len(record.videos))
         if name == "responses":
             return [
-                self.backbone.encode_response(prompt, [response.message], response.spans or ())
+                self.backbone.encode_response(record.prompt, [response.message], response.spans or ())
                 for response in record.responses
             ]
         spans = getattr(record, f"{name}_spans", None) or ()
-        return [self.backbone.encode_response(prompt, getattr(record, name), spans)]
+        return [self.backbone.encode_response(record.prompt, getattr(record, name), spans)]
 
 
-def shown(record: Record, media_root, frames: int, context: str = "") -> tuple[list[Message], list[Image.Image]]:
-    """A record's prompt, and what it shows: its pictures and ``frames`` of each clip, opened, as in `as_pictures`.
+class Shown(NamedTuple):
+    """A prompt with what it shows, opened: pictures and clips, each kind in the order of its placeholders."""
+
+    messages: Messages
+    images: tuple[Image.Image, ...]
+    videos: tuple[Clip, ...]
+
+
+def shown(record: Record, media_root, frames: FrameChoice, context: str = "") -> Shown:
+    """A record's prompt, and what it shows.
 
     Args:
+        frames: which of each clip.
         context: of a view; see `CONTEXTS`.
 
     Raises:
@@ -162,9 +170,9 @@ def shown(record: Record, media_root, frames: int, context: str = "") -> tuple[l
     messages, images, videos = _prompt_and_media(record, context)
     fields = ["images" if images == record.images else "rejected_images"]
     fields += ["videos" if videos == record.videos else "rejected_videos"]
-    pictures = open_media(images, media_root, fields[0], lambda path: [open_image(path)])
-    clips = open_media(videos, media_root, fields[1], lambda path: read_frames(path, frames))
-    return as_pictures(messages, pictures, clips)
+    pictures = open_media(images, fields[0], lambda name: open_image(media_path(name, media_root)))
+    clips = open_media(videos, fields[1], lambda name: open_clip(name, media_root, frames))
+    return Shown(messages, pictures, clips)
 
 
 def _prompt_and_media(record: Record, context: str) -> tuple[Messages, tuple[str, ...], tuple[str, ...]]:
@@ -173,31 +181,6 @@ def _prompt_and_media(record: Record, context: str) -> tuple[Messages, tuple[str
     if context == "rejected_media":
         return messages, *record.negative_media
     return messages, record.images, record.videos
-
-
-def as_pictures(
-    messages: Messages, pictures: Sequence[list], clips: Sequence[list]
-) -> tuple[list[Message], list[Image.Image]]:
-    """Messages with a placeholder for each frame of a clip, and pictures and frames in the order of the placeholders.
-
-    Args:
-        pictures: a list of one for each image placeholder.
-        clips: the frames for each video placeholder.
-    """
-    left = {"image": iter(pictures), "video": iter(clips)}
-    shown: list[Image.Image] = []
-    written = []
-    for message in messages:
-        blocks: list[dict[str, str]] = []
-        for block in message["content"]:
-            if block["type"] not in left:
-                blocks.append(block)
-                continue
-            media = next(left[block["type"]])
-            shown += media
-            blocks += [{"type": "image"}] * (len(media) if block["type"] == "video" else 1)
-        written.append({**message, "content": blocks})
-    return written, shown
 
 
 def has_context(record: Record, name: str) -> bool:
@@ -230,22 +213,25 @@ def _score(response: RankedResponse) -> float:
 
 
 def rough_length(record: Record, frames: int) -> int:
-    """How long a record is beside others, in characters; a picture, or one of ``frames`` of a clip, counts as 2,000."""
+    """How long a record is beside others, in characters; a picture, or one of ``frames`` of a clip, counts as 2,000.
+
+    No clip is opened for it: each is taken to have so many.
+    """
     answers = [record.chosen, record.rejected, record.gold, *([each.message] for each in record.responses or ())]
     text = sum(len(text_of(messages)) for messages in (record.prompt, record.rejected_prompt, *answers) if messages)
     clips = len(record.videos) + len(record.rejected_videos)
     return text + 2_000 * (len(record.images) + len(record.rejected_images) + frames * clips)
 
 
-def open_media(names: Sequence[str], media_root, field: str, read: Callable[[Path], list]) -> list[list[Image.Image]]:
-    """What ``read`` makes of each file below ``media_root``; errors name the field."""
+def open_media(names: Sequence[str], field: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
+    """What ``read`` makes of each name; errors name the field."""
     opened = []
     for name in names:
         try:
-            opened.append(read(media_path(name, media_root)))
+            opened.append(read(name))
         except InputError as error:
             raise InputError(error.problem, field=field) from error
-    return opened
+    return tuple(opened)
 
 
 class RecordDataset(Dataset):

@@ -69,7 +69,7 @@ class Media:
     def frames(self, value: Any, count: int = 0) -> list[str]:
         """The names of the pictures in a folder of frames, in the order of the numbers in their names.
 
-        ``count``: how many, spaced as `mmalign.media.read_frames` does; 0 for all.
+        ``count``: how many, spaced as `mmalign.media.read_clip` does; 0 for all.
         """
         name = self._inside(value)
         try:

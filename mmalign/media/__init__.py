@@ -1,6 +1,18 @@
 """Pixels in: open an image or frames of a clip, and refuse what cannot be used with a reason that can be counted."""
 
 from mmalign.media.image import MAX_PIXELS, MAX_SIDE, MediaError, open_image
-from mmalign.media.video import read_frames
+from mmalign.media.video import FRAMES, Clip, FrameChoice, Part, as_pictures, open_clip, read_clip
 
-__all__ = ["MAX_PIXELS", "MAX_SIDE", "MediaError", "open_image", "read_frames"]
+__all__ = [
+    "FRAMES",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "Clip",
+    "FrameChoice",
+    "MediaError",
+    "Part",
+    "as_pictures",
+    "open_clip",
+    "open_image",
+    "read_clip",
+]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mmalign.media import read_frames
-from mmalign.records import InputError, Messages, Record, media_path, user_message
+from mmalign.media import FrameChoice, as_pictures, open_clip
+from mmalign.records import InputError, Messages, Record, user_message
 from mmalign.reports.audit import Finding, Row, Tally, percent
 from mmalign.reports.audit_pictures import Pictures
 
@@ -84,8 +84,8 @@ class TokenCounter:
     def _of_clip(self, name: str) -> Sizes | None:
         if name not in self._clips:
             try:
-                frames = read_frames(media_path(name, self.pictures.root), self.frames)
-                self._clips[name] = tuple(frame.size for frame in frames)
+                clip = open_clip(name, self.pictures.root, FrameChoice(self.frames))
+                self._clips[name] = tuple(frame.size for frame in clip.frames)
             except InputError:
                 self._clips[name] = None
         return self._clips[name]
@@ -100,8 +100,6 @@ class TokenCounter:
         )
 
     def _as_pictures(self, record: Record, messages: Messages, media: list[Sizes]) -> tuple[Messages, list]:
-        from mmalign.forward.encoding import as_pictures
-
         cut = len(record.images)
         return as_pictures(messages, media[:cut], media[cut:])
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mmalign import __version__
 from mmalign.builders._similarity import words_of
-from mmalign.media import open_image, read_frames
+from mmalign.media import FrameChoice, open_clip, open_image
 from mmalign.media.hashes import content_hash
 from mmalign.records import InputError, Messages, Record, RecordFile, RowFile, Spans, atomic_write, media_path, text_of
 from mmalign.reports.page import SMALL, templates
@@ -58,11 +58,11 @@ class Thumbnails:
 
     def image(self, name: str) -> list[Any]:
         """``[name, numbers of its pictures]``: one, or none where pictures are not wanted."""
-        return [name, self._numbers(name, lambda path: [open_image(path)])]
+        return [name, self._numbers(name, lambda: [open_image(media_path(name, self.root))])]
 
     def video(self, name: str) -> list[Any]:
         """The same of a clip, with a picture for each of a few frames."""
-        return [name, self._numbers(name, lambda path: read_frames(path, FRAMES))]
+        return [name, self._numbers(name, lambda: open_clip(name, self.root, FrameChoice(FRAMES)).frames)]
 
     def full_blocks(self) -> Iterator[list[Any]]:
         """Blocks that are complete; each is given once."""
@@ -79,7 +79,7 @@ class Thumbnails:
             return []
         if name not in self._by_name:
             try:
-                found = [self._number(image) for image in read(media_path(name, self.root))]
+                found = [self._number(image) for image in read()]
             except InputError as error:
                 reason = getattr(error, "reason", None)  # without the path, which differs from machine to machine
                 found = [self._add(reason.replace("_", " ") if reason else error.problem)]

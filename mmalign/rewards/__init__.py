@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from mmalign import plugins
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.records import Record
 
 __all__ = ["DIGITS", "Reward", "Scored", "Scorer", "couples", "load", "scored", "singles"]
@@ -68,14 +69,16 @@ class Reward(Protocol):
 
     pairwise: ClassVar[bool]
 
-    def __call__(self, model: Any, *, media_root: str | Path, batch_size: int = 8, frames: int = 8) -> Scorer:
+    def __call__(
+        self, model: Any, *, media_root: str | Path, batch_size: int = 8, frames: FrameChoice = FRAMES
+    ) -> Scorer:
         """Set the scorer up.
 
         Args:
             model: that scores; None for a scorer that needs none.
             media_root: folder that the records' media names start from.
             batch_size: how many responses the model reads at a time.
-            frames: of each clip, evenly spaced; the model sees them as pictures, in the clip's place.
+            frames: which of each clip.
         """
 
 

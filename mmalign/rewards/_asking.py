@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from mmalign.backbones import Job
 from mmalign.endpoint import Writer
-from mmalign.forward import shown
-from mmalign.records import InputError, Messages, Record, text_of, user_message
+from mmalign.forward import Shown, shown
+from mmalign.media import FrameChoice
+from mmalign.records import InputError, Messages, Record, text_of
 from mmalign.rewards import Scored
 
 
@@ -34,7 +33,7 @@ class Asker:
     model: Writer
     media_root: Path
     batch_size: int
-    frames: int
+    frames: FrameChoice
     answers: tuple[str, str]
     prefix: str
     texts: Callable[[Record], list[str]]
@@ -47,7 +46,7 @@ class Asker:
             yield from self._of(several)
 
     def _of(self, records: Sequence[Record]) -> Iterator[Scored]:
-        opened: dict[tuple, tuple[Image.Image, ...]] = {}  # one object for a picture of several records: looked at once
+        opened: dict[tuple, Shown] = {}  # one object for a picture of several records: looked at once
         asked = [self._jobs(record, opened) for record in records]
         jobs = [job for each in asked if not isinstance(each, InputError) for job in each]
         found = iter(self.model.choose(jobs, self.answers, batch_size=self.batch_size) if jobs else ())
@@ -65,19 +64,20 @@ class Asker:
             )
         return self.verdict(id, said)
 
-    def _jobs(self, record: Record, opened: dict[tuple, tuple[Image.Image, ...]]) -> list[Job] | InputError:
+    def _jobs(self, record: Record, opened: dict[tuple, Shown]) -> list[Job] | InputError:
         texts = self.texts(record)
         kinds = [block["type"] for message in record.prompt for block in message["content"] if block["type"] != "text"]
         key = (*kinds, record.images, record.videos)
         try:
             if key not in opened:
-                opened[key] = tuple(shown(record, self.media_root, self.frames)[1])
+                opened[key] = shown(record, self.media_root, self.frames)
             for text in texts:
                 self._refuse_placeholder(text)
         except InputError as error:
             return error
-        pictures = opened[key]
-        return [Job([user_message(text, images=len(pictures))], pictures, self.prefix) for text in texts]
+        seen, media = opened[key], [{"type": kind} for kind in kinds]
+        asked = [{"role": "user", "content": [*media, {"type": "text", "text": text}]} for text in texts]
+        return [Job([message], seen.images, self.prefix, videos=seen.videos) for message in asked]
 
     def _refuse_placeholder(self, text: str) -> None:
         """One in a response would be taken for a picture."""

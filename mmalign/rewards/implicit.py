@@ -18,6 +18,7 @@ from torch import nn
 from mmalign import backbones
 from mmalign.backbones import Backbone
 from mmalign.forward import Batch, EncodedRecord, Encoder, Engine, only_adapter_trains
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.plugins import option
 from mmalign.records import InputError, Record, Response
 from mmalign.rewards import DIGITS, Scored
@@ -45,7 +46,7 @@ class ImplicitReward:
             raise InputError(f"must be above 0, got {self.beta}", field="beta")
 
     def __call__(
-        self, model: Backbone, *, media_root: str | Path, batch_size: int = 8, frames: int = 8
+        self, model: Backbone, *, media_root: str | Path, batch_size: int = 8, frames: FrameChoice = FRAMES
     ) -> _ImplicitScorer:
         """Set it up: the reference is loaded here.
 

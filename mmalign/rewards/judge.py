@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mmalign.endpoint import Writer
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.plugins import option
 from mmalign.records import InputError, Record, text_of
 from mmalign.rewards import DIGITS, Scored
@@ -48,7 +49,9 @@ class Judge:
     def __post_init__(self) -> None:
         check_template(self.prompt, ("question", "a", "b"), "prompt")
 
-    def __call__(self, model: Writer, *, media_root: str | Path, batch_size: int = 8, frames: int = 8) -> Asker:
+    def __call__(
+        self, model: Writer, *, media_root: str | Path, batch_size: int = 8, frames: FrameChoice = FRAMES
+    ) -> Asker:
         """Set it up with the model that judges, loaded here or behind an endpoint."""
         return Asker(model, Path(media_root), batch_size, frames, ANSWERS, self.prefix, self._texts, _verdict)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign import checks
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.plugins import option
 from mmalign.records import InputError, Record, read_jsonl
 from mmalign.rewards import Scored
@@ -28,7 +29,7 @@ class Recorded:
     pairwise: ClassVar[bool] = False
 
     def __call__(
-        self, model: None = None, *, media_root: str | Path = "", batch_size: int = 8, frames: int = 8
+        self, model: None = None, *, media_root: str | Path = "", batch_size: int = 8, frames: FrameChoice = FRAMES
     ) -> _RecordedScorer:
         """Read the file; no model and no media are looked at.
 

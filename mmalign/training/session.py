@@ -18,6 +18,7 @@ import transformers
 from mmalign import backbones, runs
 from mmalign.backbones import Backbone
 from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset, Usable, rough_length
+from mmalign.media import FrameChoice
 from mmalign.objectives import Objective, needs_reference, with_sft, without_end
 from mmalign.records import InputError, RecordFile
 from mmalign.training import card, checkpoints, memory, reference
@@ -114,7 +115,7 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
 
 def _encoder(backbone: Backbone, objective: Objective, data: DataOptions) -> Encoder:
     prompts = "prompt_logps" in objective.needs
-    return Encoder(backbone, tuple(objective.views), data.max_length, data.too_long, data.frames, prompts)
+    return Encoder(backbone, tuple(objective.views), data.max_length, data.too_long, FrameChoice(data.frames), prompts)
 
 
 def _expected_memory(

@@ -58,7 +58,9 @@ def test_a_template_without_the_prefix_property_is_refused(backbone):
 def test_a_template_that_refuses_the_turns_says_so_in_one_line(backbone):
     backbone.processor.chat_template = "{{- raise_exception('System role not supported') -}}"
     with pytest.raises(InputError, match="refuses turns of system, user: System role not supported"):
-        backbone.encode_prompt([{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *PROMPT])
+        backbone.encode_prompt(
+            [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *PROMPT], [PICTURE]
+        )
 
 
 @pytest.mark.parametrize("template", [None, SPACED], ids=["its own", "LLaVA-1.5's"])
@@ -73,7 +75,7 @@ def test_spans_are_those_of_the_text_as_it_stands_in_the_record(backbone, templa
 
 
 def test_placeholders_and_images_match_in_number(backbone):
-    with pytest.raises(InputError, match="1 times '<image>' in the templated prompt, but 0 images"):
+    with pytest.raises(InputError, match="1 image placeholders in the prompt, but 0 images"):
         backbone.encode_prompt(PROMPT, [])
     with pytest.raises(InputError, match="2 times"):
         backbone.encode_prompt([user_message("<image>\nWhat is here?", images=1)], [PICTURE])

@@ -141,7 +141,7 @@ def test_a_unit_is_read_once_and_written_in_order(backbone, monkeypatch, batch_s
     expected = [backbone.generate([job], max_new_tokens=9, temperature=1.0)[0] for job in unit()]
     prompts, pictures, rows = [], [], []
     encode, merge, run = backbone.encode_prompt, backbone.merge_media, backbone.run
-    monkeypatch.setattr(backbone, "encode_prompt", lambda *a: prompts.append(a) or encode(*a))
+    monkeypatch.setattr(backbone, "encode_prompt", lambda *a, **o: prompts.append(a) or encode(*a, **o))
     monkeypatch.setattr(backbone, "merge_media", lambda contexts: pictures.append(len(contexts)) or merge(contexts))
     monkeypatch.setattr(backbone, "run", lambda ids, *a, **o: rows.append(len(ids)) or run(ids, *a, **o))
     asked = unit()

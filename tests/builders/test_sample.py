@@ -102,8 +102,8 @@ def test_pictures_and_clips_in_their_places(root: Path) -> None:
     model = Scripted(four)
     made = run(load("sample", frames=3), model, root, given)["s"]
     job = model.jobs[0]
-    assert [block["type"] for block in job.messages[0]["content"]] == ["image"] * 3 + ["text", "image"]
-    assert len(job.images) == 4 and made.prompt == prompt and made.videos == ("c.avi",)
+    assert job.messages == prompt and [len(clip.frames) for clip in job.videos] == [3]
+    assert len(job.images) == 1 and made.prompt == prompt and made.videos == ("c.avi",)
     [dropped] = run(load("sample"), model, root, Record("s", prompt, images=("a.png",), videos=("x.avi",))).values()
     assert dropped.reason == "missing"
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mmalign.forward import Batch, Encoder, Engine, rough_length
-from mmalign.forward.encoding import as_pictures
-from mmalign.media import read_frames
+from mmalign.media import FrameChoice, as_pictures, read_clip
 from mmalign.records import InputError, Record, assistant_message, user_message
 from tests.families import build
 from tests.tiny import noise, write_clip
@@ -24,7 +23,7 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
     for name in ("a", "b"):
         write_clip(folder / f"{name}.avi", [noise(rng) for _ in range(7)])
-        for i, frame in enumerate(read_frames(folder / f"{name}.avi", 3)):
+        for i, frame in enumerate(read_clip(folder / f"{name}.avi", FrameChoice(3)).frames):
             frame.save(folder / f"{name}{i}.png")
     noise(rng).save(folder / "c.png")
     return folder
@@ -45,7 +44,7 @@ def record(images=(), videos=(), rejected_images=(), rejected_videos=()) -> Reco
 
 def test_what_has_no_negative_stays(folder):
     """Of a picture and a clip only the picture is exchanged: the clip is the same in both contexts."""
-    encoder = Encoder(build("llava"), VIEWS, frames=3)
+    encoder = Encoder(build("llava"), VIEWS, frames=FrameChoice(3))
     short = encoder(record(("c.png",), ("a.avi",), ("b0.png",)), folder)
     whole = encoder(record(("c.png",), ("a.avi",), ("b0.png",), ("a.avi",)), folder)
     for name, context in short.contexts.items():
@@ -61,7 +60,7 @@ def test_a_clip_equals_its_frames_as_pictures(family, folder):
     pictures = record(("c.png", "a0.png", "a1.png", "a2.png"), (), ("c.png", "b0.png", "b1.png", "b2.png"))
     found = []
     for one in (clips, pictures, record(("c.png",))):
-        encoded = Encoder(backbone, VIEWS, frames=3)(one, folder)
+        encoded = Encoder(backbone, VIEWS, frames=FrameChoice(3))(one, folder)
         batch = Batch.of([encoded], VIEWS, backbone.pad_token_id, share=True, pack=backbone.can_pack)
         found.append(Engine(backbone, reference=False)(batch)[0])
     for view in VIEWS:
@@ -77,7 +76,7 @@ def test_the_same_files_in_another_order_are_encoded_for_themselves(folder):
         replace(record(("c.png",), ("a.avi",)), id=str(i), prompt=[{"role": "user", "content": [*media, text]}])
         for i, media in enumerate(([picture, clip], [clip, picture]))
     )
-    encoder = Encoder(backbone, VIEWS, frames=3)
+    encoder = Encoder(backbone, VIEWS, frames=FrameChoice(3))
     engine = Engine(backbone, reference=False)
 
     def chosen(*records):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmalign.media import MediaError, read_frames
+from mmalign.media import FrameChoice, MediaError, read_clip
 from mmalign.media.video import frame_places
 from tests.tiny import write_clip
 
@@ -26,7 +26,7 @@ def test_places(total, count, expected):
 def test_frames_of_a_made_clip(tmp_path):
     grey = [Image.new("RGB", (64, 48), (20 * i,) * 3) for i in range(10)]
     write_clip(tmp_path / "clip.avi", grey)
-    frames = read_frames(tmp_path / "clip.avi", 3)
+    frames = read_clip(tmp_path / "clip.avi", FrameChoice(3)).frames
     assert [frame.size for frame in frames] == [(64, 48)] * 3
     assert [round(np.asarray(frame).mean() / 20) for frame in frames] == [1, 5, 8]
 
@@ -34,7 +34,7 @@ def test_frames_of_a_made_clip(tmp_path):
 @pytest.mark.parametrize("name", FRAMES)
 def test_real_clips(shared_data, name):
     total, size = FRAMES[name]
-    frames = read_frames(shared_data / "videos" / name, 8)
+    frames = read_clip(shared_data / "videos" / name, FrameChoice(8)).frames
     assert len(frames) == min(total, 8)
     assert {frame.size for frame in frames} == {size}
     assert {frame.mode for frame in frames} == {"RGB"}
@@ -45,7 +45,7 @@ def test_the_frames_are_those_of_the_places(shared_data):
 
     path = shared_data / "videos" / "goldeneye-vfr-drop3.mp4"
     reader = VideoReader(str(path))
-    for frame, place in zip(read_frames(path, 4), frame_places(len(reader), 4), strict=True):
+    for frame, place in zip(read_clip(path, FrameChoice(4)).frames, frame_places(len(reader), 4), strict=True):
         assert (np.asarray(frame) == reader[int(place)].asnumpy()).all()
 
 
@@ -58,9 +58,9 @@ def test_broken_clips_say_so(shared_data, tmp_path):
     empty.touch()
     for path in (shared_data / "videos" / "corrupted.mp4", cut, text, empty):
         with pytest.raises(MediaError) as caught:
-            read_frames(path, 4)
+            read_clip(path, FrameChoice(4))
         assert caught.value.reason == "truncated"
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(MediaError, match="no such file"):
-        read_frames(tmp_path / "none.mp4", 4)
+        read_clip(tmp_path / "none.mp4", FrameChoice(4))

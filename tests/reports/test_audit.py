@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmalign.forward.encoding import Encoder
-from mmalign.media import open_image
+from mmalign.media import FrameChoice, open_image
 from mmalign.media.hashes import content_hash, dhash
 from mmalign.records import InputError, Record, Response, assistant_message, user_message
 from mmalign.reports.audit import Check, Finding, Row, Tally, as_text
@@ -304,7 +304,7 @@ def test_tokens_are_counted_as_training_counts_them(root: Path, family: str, tmp
         pair("A cat.", images=("c.png",), rejected_prompt=[user_message("Another, longer question?", images=1)]),
     ]
     views = ("chosen", "rejected", "chosen@rejected_media", "chosen@rejected_prompt")
-    counter, encoder = TokenCounter(backbone, pictures, frames=3), Encoder(backbone, views, frames=3)
+    counter, encoder = TokenCounter(backbone, pictures, frames=3), Encoder(backbone, views, frames=FrameChoice(3))
     for record in records:
         assert counter(record).whole == encoder(record, tmp_path).length
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmalign import backbones, rewards
-from mmalign.media import open_image
+from mmalign.media import FrameChoice, open_image
 from mmalign.records import InputError, Record, Response, assistant_message, user_message
 from tests.families import build
 from tests.tiny import noise, write_clip
@@ -113,7 +113,7 @@ def test_adapter_against_the_model_below_it(tiny_model, root):
 def test_a_clip_is_seen_by_its_frames(policy, tiny_model, root):
     records = rewards.singles(listed("v", TEXTS[:2], (), videos=("c.avi",)))
     reward = rewards.load("implicit", reference=str(tiny_model))
-    few, more = (values(reward(policy, media_root=root, frames=n).score(records)) for n in (1, 4))
+    few, more = (values(reward(policy, media_root=root, frames=FrameChoice(n)).score(records)) for n in (1, 4))
     assert len(few) == 2 and few != pytest.approx(more, abs=1e-4)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmalign import rewards
+from mmalign.media import FrameChoice
 from mmalign.records import InputError, Record, assistant_message, user_message
 from tests.families import build
 from tests.rewards.judges import Judging, pair_in, sigmoid
@@ -66,10 +67,11 @@ def test_what_is_asked(root):
 
 def test_a_clip_is_judged_by_its_frames(root):
     model = Judging(len)
-    scorer = rewards.load("judge")(model, media_root=root, frames=3)
+    scorer = rewards.load("judge")(model, media_root=root, frames=FrameChoice(3))
     [scored] = scorer.score([pair("x", "abc", "ab", ("a.png",), videos=("c.avi",))])
-    assert scored.scores and len(model.asked[0].images) == 4
-    assert [block["type"] for block in model.asked[0].messages[0]["content"]] == ["image"] * 4 + ["text"]
+    [clip] = model.asked[0].videos
+    assert scored.scores and len(model.asked[0].images) == 1 and len(clip.frames) == 3
+    assert [block["type"] for block in model.asked[0].messages[0]["content"]] == ["image", "video", "text"]
 
 
 def test_several_turns_are_told_by_role(root):
