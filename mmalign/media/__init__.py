@@ -1,5 +1,6 @@
 """Pixels in: open an image or frames of a clip, and refuse what cannot be used with a reason that can be counted."""
 
+from mmalign.media.files import Probe, probe, read_indices, stream
 from mmalign.media.image import MAX_PIXELS, MAX_SIDE, MediaError, open_image
 from mmalign.media.video import FRAMES, Clip, FrameChoice, Part, as_pictures, open_clip, read_clip
 
@@ -11,8 +12,12 @@ __all__ = [
     "FrameChoice",
     "MediaError",
     "Part",
+    "Probe",
     "as_pictures",
     "open_clip",
     "open_image",
+    "probe",
     "read_clip",
+    "read_indices",
+    "stream",
 ]
