@@ -589,17 +589,19 @@ def validate(
     media_root: str | Path | None = None,
     open_media: Callable[[Path], object] | None = None,
     each: Callable[[Record, int], object] | None = None,
+    open_clip: Callable[[str, Path], object] | None = None,
 ) -> Iterator[InputError]:
     """Every problem of a record file, in the order of its lines; nothing is raised.
 
     ``open_media`` (``mmalign.media.open_image``) is called once on each distinct image file and reports by
-    raising InputError; videos need only exist. Without it no media file is touched.
+    raising InputError; so is ``open_clip`` (``mmalign.media.open_clip``) on each clip's name and the folder that it
+    starts from. Without the second, clips need only exist; without the first, no media file is touched.
     ``each`` is given every record that can be parsed and its line, after its media were opened.
     """
     path = Path(path)
     root = path.parent if media_root is None else Path(media_root)
     first_line: dict[str, int] = {}
-    media = _MediaCheck(root, open_media) if open_media else None
+    media = _MediaCheck(root, open_media, open_clip) if open_media else None
     empty = True
     try:
         for number, _, line in _lines(path):
@@ -639,9 +641,14 @@ def _problems(
 class _MediaCheck:
     """Looks at the media of one record after another; what was found out about a file is kept."""
 
-    def __init__(self, root: Path, open_image: Callable[[Path], object]) -> None:
-        self.root, self.open_image = root, open_image
-        self.known: dict[Path, str] = {}  # path -> problem, empty where there is none
+    def __init__(
+        self,
+        root: Path,
+        open_image: Callable[[Path], object],
+        open_clip: Callable[[str, Path], object] | None,
+    ) -> None:
+        self.root, self.open_image, self.open_clip = root, open_image, open_clip
+        self.known: dict[tuple[Path, str], str] = {}  # what was looked at, and as what -> problem, or empty
 
     def __call__(self, record: Record) -> Iterator[InputError]:
         for name in ("images", "videos", "rejected_images", "rejected_videos"):
@@ -654,15 +661,19 @@ class _MediaCheck:
                     yield InputError(problem, field=name)
 
     def _problem(self, path: Path, media: str, name: str) -> str:
-        if path not in self.known:
+        clip = name.endswith("videos")
+        key = path, PART_OF_CLIP.search(media)[0] if clip and PART_OF_CLIP.search(media) else name[-6:]
+        if key not in self.known:
             try:
-                self.known[path] = "" if path.exists() else f"{NO_FILE}: {media}"
-                if path.is_dir():
-                    self.known[path] = f"is a folder: {media}"
-                elif path.exists() and name.endswith("images"):
+                self.known[key] = "" if path.exists() else f"{NO_FILE}: {media}"
+                if not clip and path.is_dir():
+                    self.known[key] = f"is a folder: {media}"
+                elif not self.known[key] and clip and self.open_clip:
+                    self.open_clip(media, self.root)
+                elif not self.known[key] and not clip:
                     self.open_image(path)
             except InputError as error:
-                self.known[path] = error.problem
+                self.known[key] = error.problem
             except OSError as error:  # a name that is too long
-                self.known[path] = f"cannot be read: {error.strerror}"
-        return self.known[path]
+                self.known[key] = f"cannot be read: {error.strerror}"
+        return self.known[key]

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from mmalign import benchmarks
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.records import InputError, Question
 
 
@@ -45,6 +46,20 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
+
+
+def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
+    """--frames, --fps and --video_pixels."""
+    parser.add_argument(
+        "--frames", type=positive, default=FRAMES.count, help=f"of each clip, evenly spaced (default {FRAMES.count})"
+    )
+    parser.add_argument("--fps", type=float, help="so many frames a second, at most --frames")
+    parser.add_argument("--video_pixels", type=positive, help="most pixels of all frames of a clip together")
+
+
+def frame_choice(args: argparse.Namespace) -> FrameChoice:
+    """What the flags of `add_frame_arguments` say."""
+    return FrameChoice(args.frames, args.fps, args.video_pixels)
 
 
 def read_questions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ from PIL import Image
 
 from mmalign import benchmarks, runs
 from mmalign.benchmarks import _options
-from mmalign.media import open_image
+from mmalign.media import FRAMES, Clip, FrameChoice, open_clip, open_image
 from mmalign.records import InputError, Prediction, Question, media_path
 
 if TYPE_CHECKING:
     from mmalign.backbones import Backbone, Job
 
-_DISTINCT_IMAGES = 8
-"""Decoded pictures held: benchmarks ask several questions about one picture in a row."""
+_DISTINCT_MEDIA = 8
+"""Decoded pictures, and clips, held: benchmarks ask several questions about one in a row."""
 
 
 def predict(
@@ -34,16 +34,17 @@ def predict(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    frames: FrameChoice = FRAMES,
     progress: bool = True,
 ) -> runs.Summary:
     """Answer ``questions`` into the JSONL file ``output``, one Prediction a line, in their order.
 
     Killed and started again, it goes on where it was; on several ranks each answers a share, and the one that
-    finishes last merges. A question whose picture cannot be opened is dropped and counted, with the reason.
+    finishes last merges. A question whose picture or clip cannot be opened is dropped and counted, with the reason.
 
     Args:
         backbone: the model that answers.
-        questions: what it is asked; with images or without.
+        questions: what it is asked; with pictures and clips or without.
         output: the file to write; ``output.run`` beside it holds unfinished work.
         media_root: folder that the questions' paths are relative to.
         batch_size: questions answered together; what is written does not depend on it, up to rounding.
@@ -51,35 +52,40 @@ def predict(
         max_new_tokens: limit of an answer.
         temperature: 0 answers greedily.
         seed: of sampled answers; each question has its own stream.
+        frames: which of each clip the model sees.
         progress: show a bar.
 
     Raises:
-        InputError: a question about a video, no questions, or ``output`` belongs to other questions, options
-            or another model.
+        InputError: no questions, or ``output`` belongs to other questions, options or another model.
     """
-    _check(questions)
+    if not questions:
+        raise InputError("no questions to answer")
     if temperature < 0:
         raise InputError(f"must be 0 or more, got {temperature}", field="temperature")
     model = backbone.fingerprint()
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    open_picture = lru_cache(maxsize=_DISTINCT_IMAGES)(lambda name: open_image(media_path(name, media_root)))
+    if any(question.videos for question in questions):
+        options["frames"] = asdict(frames)
+    picture = lru_cache(maxsize=_DISTINCT_MEDIA)(lambda name: open_image(media_path(name, media_root)))
+    clip = lru_cache(maxsize=_DISTINCT_MEDIA)(lambda name: open_clip(name, media_root, frames))
 
     def answer(unit: runs.Unit) -> Iterator[tuple[str, list[Prediction] | runs.Drop]]:
-        ready: list[tuple[Question, tuple[Image.Image, ...]]] = []
+        ready: list[Job] = []
+        asked: list[Question] = []
         for question in unit.items:
-            images = _open_all(question, open_picture)
-            if isinstance(images, runs.Drop):
-                yield question.id, images
+            job = _job(question, picture, clip, seed)
+            if isinstance(job, runs.Drop):
+                yield question.id, job
             else:
-                ready.append((question, images))
+                ready.append(job)
+                asked.append(question)
         for start in range(0, len(ready), batch_size):
-            batch = ready[start : start + batch_size]
             texts = backbone.generate(
-                [_job(question, images, seed) for question, images in batch],
+                ready[start : start + batch_size],
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
             )
-            for (question, _), text in zip(batch, texts, strict=True):
+            for question, text in zip(asked[start : start + batch_size], texts, strict=True):
                 yield question.id, [Prediction(id=question.id, text=text, meta={"model": model, **options})]
 
     # Gold and meta are for the scorer: a corrected label must not make the answers look stale.
@@ -101,25 +107,17 @@ def predict(
     )
 
 
-def _check(questions: Sequence[Question]) -> None:
-    if not questions:
-        raise InputError("no questions to answer")
-    for question in questions:
-        if question.videos:
-            raise InputError(f"question {question.id} is about a video: give its frames as images", field="videos")
-
-
-def _open_all(question: Question, open_picture: Callable[[str], Image.Image]) -> tuple[Image.Image, ...] | runs.Drop:
-    try:
-        return tuple(open_picture(name) for name in question.images)
-    except InputError as error:  # only an image that was found has a reason; else the path itself is at fault
-        return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
-
-
-def _job(question: Question, images: tuple[Image.Image, ...], seed: int) -> Job:
+def _job(
+    question: Question, picture: Callable[[str], Image.Image], clip: Callable[[str], Clip], seed: int
+) -> Job | runs.Drop:
+    """The question with its media, opened."""
     from mmalign.backbones import Job  # imports torch, which the other verbs of this folder do without
 
-    return Job(messages=question.prompt, images=images, seed=runs.stable_seed(seed, question.id))
+    try:
+        images, videos = tuple(map(picture, question.images)), tuple(map(clip, question.videos))
+    except InputError as error:  # only media that were found have a reason; else the path itself is at fault
+        return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
+    return Job(question.prompt, images, seed=runs.stable_seed(seed, question.id), videos=videos)
 
 
 EPILOG = """example:
@@ -156,6 +154,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", help="PEFT adapter folder to put on top of the model")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--batch_size", type=_options.positive, default=8, help="questions at a time (default 8)")
+    _options.add_frame_arguments(parser)
 
 
 def load_model(args: argparse.Namespace) -> Backbone:
@@ -179,6 +178,7 @@ def command(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens or benchmark.MAX_NEW_TOKENS,
         temperature=args.temperature,
         seed=args.seed,
+        frames=_options.frame_choice(args),
     )
     if summary.complete:
         dropped = "".join(f", {count} dropped ({reason})" for reason, count in sorted(summary.drops.items()))

@@ -15,6 +15,7 @@ from mmalign.benchmarks import Score, _options
 from mmalign.benchmarks._files import read_utf8
 from mmalign.benchmarks.predict import add_model_arguments, load_model, predict
 from mmalign.benchmarks.score import score_file, table, write_score
+from mmalign.media import FRAMES, FrameChoice
 from mmalign.records import InputError
 
 if TYPE_CHECKING:
@@ -86,7 +87,13 @@ def _entry(row: Any, path: Path, place: str) -> Entry:
 
 
 def run_suite(
-    backbone: Backbone, entries: Sequence[Entry], output: Path, *, batch_size: int = 8, progress: bool = True
+    backbone: Backbone,
+    entries: Sequence[Entry],
+    output: Path,
+    *,
+    batch_size: int = 8,
+    frames: FrameChoice = FRAMES,
+    progress: bool = True,
 ) -> dict[str, Score]:
     """Predict and score every entry into the folder ``output``.
 
@@ -109,6 +116,7 @@ def run_suite(
             media_root=entry.media_root or _options.media_root_of(entry.data),
             batch_size=batch_size,
             max_new_tokens=entry.max_new_tokens or benchmark.MAX_NEW_TOKENS,
+            frames=frames,
             progress=progress,
         )
         if summary.complete:
@@ -132,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         entries = read_suite(args.config)  # what is wrong with it is better known before a model is loaded
-        scores = run_suite(load_model(args), entries, args.output, batch_size=args.batch_size)
+        frames = _options.frame_choice(args)
+        scores = run_suite(load_model(args), entries, args.output, batch_size=args.batch_size, frames=frames)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mmalign.media import Clip, FrameChoice, open_clip
 from mmalign.records import NO_FILE, InputError, Record, RowFile, validate
 from mmalign.reports.audit import Check, Finding, Row, as_text
 from mmalign.reports.audit_pictures import Evaluation, Leaks, Negatives, Pictures
@@ -69,7 +70,7 @@ def command(options: argparse.Namespace) -> int:
             bar.update()
 
         opened = None if options.no_media else pictures
-        for problem in validate(options.file, options.media_root, opened, add):
+        for problem in validate(options.file, options.media_root, opened, add, _one_frame):
             problems.append(problem)
             if not options.json:
                 bar.write(str(problem), file=sys.stdout)
@@ -79,6 +80,11 @@ def command(options: argparse.Namespace) -> int:
         print(f"no record has all its media: names start from {pictures.root}; is --media_root right?")
     print((_json if options.json else _text)(options.file, count, problems, findings))
     return int(bool(problems) or (options.strict and any(finding.warning for finding in findings)))
+
+
+def _one_frame(name: str, root: Path) -> Clip:
+    """As much of a clip as tells whether it can be read; each that is trained on is read whole some time later."""
+    return open_clip(name, root, FrameChoice(1))
 
 
 def _refuse(options: argparse.Namespace) -> None:

@@ -1,9 +1,10 @@
 """Writes a split of the embedded world to a folder, in the formats that the rest of the project reads.
 
-images/                     test-00000.png ..., and test-clip-00000-0.png ... (frames of clips)
+images/                     test-00000.png ...
+clips/                      test-clip-00000/0.png ..., a folder of frames for each clip
 objects.json                {"images/test-00000.png": ["blue square", "red circle"], ...}, pictures only
 sft.jsonl                   records: a prompt and the picture's true caption as ``chosen``
-clips.jsonl                 the same for clips, whose frames are the record's images
+clips.jsonl                 the same for clips
 questions/exists.jsonl ...  one file for each type of question, the true answer as ``gold``
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -28,7 +29,7 @@ from mmalign.scenes.language import (
     scene_questions,
 )
 from mmalign.scenes.render import render
-from mmalign.scenes.things import Draw, Scene
+from mmalign.scenes.things import Clip, Draw
 from mmalign.scenes.world import sample_scene
 
 
@@ -45,24 +46,25 @@ def write_split(folder: str | Path, split: str, count: int, seed: int = 0, clips
         The folder.
     """
     folder = Path(folder)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "questions").mkdir(exist_ok=True)
+    for name in ("images", "clips", "questions"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     records, stories = [], []
     asked: dict[str, list[Question]] = defaultdict(list)
     objects: dict[str, list[str]] = {}
     for index in range(count):
         scene, source = sample_scene(split, seed, index), f"{split}-{index:05d}"
-        images = tuple(_save(folder, source, [scene]))
+        image = f"images/{source}.png"
+        Image.fromarray(render(scene)).save(folder / image)
         draw = Draw("dataset", split, seed, index)
-        objects[images[0]] = scene.names
-        records.append(_record(source, CAPTION_PROMPTS[0], caption(scene, draw), images))
-        _ask(asked, scene_questions(scene, draw), source, images)
+        objects[image] = scene.names
+        records.append(_record(source, CAPTION_PROMPTS[0], caption(scene, draw), images=(image,)))
+        _ask(asked, scene_questions(scene, draw), source, images=(image,))
     for index in range(clips):
         clip, source = sample_clip(split, seed, index), f"{split}-clip-{index:05d}"
-        images = tuple(_save(folder, source, clip.frames))
+        video = _save_clip(folder, source, clip)
         draw = Draw("dataset clip", split, seed, index)
-        stories.append(_record(source, CLIP_PROMPTS[0], clip_caption(clip), images))
-        _ask(asked, clip_questions(clip, draw), source, images)
+        stories.append(_record(source, CLIP_PROMPTS[0], clip_caption(clip), videos=(video,)))
+        _ask(asked, clip_questions(clip, draw), source, videos=(video,))
     (folder / "objects.json").write_text(json.dumps(objects, indent=0), encoding="utf-8")
     write_jsonl(folder / "sft.jsonl", records)
     write_jsonl(folder / "clips.jsonl", stories)
@@ -71,32 +73,34 @@ def write_split(folder: str | Path, split: str, count: int, seed: int = 0, clips
     return folder
 
 
-def _save(folder: Path, source: str, frames: Iterable[Scene]) -> Iterator[str]:
-    """Write the pictures; their names relative to ``folder``."""
-    frames = list(frames)
-    for number, frame in enumerate(frames):
-        name = f"images/{source}.png" if len(frames) == 1 else f"images/{source}-{number}.png"
-        Image.fromarray(render(frame)).save(folder / name)
-        yield name
+def _save_clip(folder: Path, source: str, clip: Clip) -> str:
+    """Write the frames; the name of their folder relative to ``folder``."""
+    name = f"clips/{source}"
+    (folder / name).mkdir(exist_ok=True)
+    for number, frame in enumerate(clip.frames):
+        Image.fromarray(render(frame)).save(folder / name / f"{number}.png")
+    return name
 
 
-def _record(source: str, prompt: str, text: str, images: tuple[str, ...]) -> Record:
+def _record(source: str, prompt: str, text: str, **media: tuple[str, ...]) -> Record:
     return Record(
         id=source,
-        prompt=[user_message(prompt, images=len(images))],
+        prompt=[user_message(prompt, **{kind: len(names) for kind, names in media.items()})],
         chosen=[assistant_message(text)],
-        images=images,
+        **media,
         meta={"maker": "mmalign.scenes"},
     )
 
 
-def _ask(asked: dict[str, list[Question]], exchanges: Iterable[Exchange], source: str, images: tuple[str, ...]) -> None:
+def _ask(
+    asked: dict[str, list[Question]], exchanges: Iterable[Exchange], source: str, **media: tuple[str, ...]
+) -> None:
     for number, exchange in enumerate(exchanges):
         asked[exchange.kind].append(
             Question(
                 id=f"{source}#{number}",
-                prompt=[user_message(exchange.question, images=len(images))],
-                images=images,
+                prompt=[user_message(exchange.question, **{kind: len(names) for kind, names in media.items()})],
+                **media,
                 gold=exchange.answer,
                 meta={"type": exchange.kind},
             )

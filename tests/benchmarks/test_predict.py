@@ -11,7 +11,9 @@ from PIL import Image
 
 from mmalign.benchmarks import suite
 from mmalign.benchmarks.predict import predict
+from mmalign.media import FrameChoice
 from mmalign.records import InputError, Prediction, Question, read_jsonl, user_message
+from tests.tiny import write_clip
 
 
 class ReddestPicture:
@@ -30,7 +32,8 @@ class ReddestPicture:
         if len(self.batches) == self.fail_after:
             raise KeyboardInterrupt
         self.batches.append(len(jobs))
-        return [f"red {job.images[0].getpixel((0, 0))[0]}"[:max_new_tokens] for job in jobs]
+        shown = [[*job.images, *(frame for clip in job.videos for frame in clip.frames)] for job in jobs]
+        return [" ".join(["red", *(str(each.getpixel((0, 0))[0]) for each in own)])[:max_new_tokens] for own in shown]
 
 
 @pytest.fixture
@@ -122,10 +125,23 @@ def test_two_ranks_write_what_one_writes(
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_videos_and_nothing_at_all_are_refused(tmp_path: Path) -> None:
-    clip = Question(id="v", prompt=[user_message("What?", videos=1)], videos=("a.mp4",))
-    with pytest.raises(InputError, match="question v is about a video"):
-        predict(ReddestPicture(), [clip], tmp_path / "out.jsonl", media_root=tmp_path)
+def test_clips_are_seen_by_the_frames_that_are_asked_for(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.avi", [Image.new("RGB", (64, 48), (20 * number, 0, 0)) for number in range(10)])
+    prompt = [user_message("How red?", videos=1)]
+    asked = [Question(id=name, prompt=prompt, videos=(f"{name}.avi",)) for name in ("a", "gone")]
+    for count, expected in ((2, [40, 140]), (5, [20, 60, 100, 140, 180])):
+        output = tmp_path / f"{count}.jsonl"
+        summary = predict(
+            ReddestPicture(), asked, output, media_root=tmp_path, frames=FrameChoice(count), progress=False
+        )
+        assert summary.drops == {"missing": 1}
+        said = [int(number) for number in answers(output)["a"].split()[1:]]
+        assert said == pytest.approx(expected, abs=12)  # frames 2 and 7 of 10, in JPEG
+    with pytest.raises(InputError, match="frames"):
+        predict(ReddestPicture(), asked, output, media_root=tmp_path, frames=FrameChoice(2), progress=False)
+
+
+def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no questions"):
         predict(ReddestPicture(), [], tmp_path / "out.jsonl", media_root=tmp_path)
 
