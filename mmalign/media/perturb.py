@@ -77,8 +77,8 @@ def blocks(units: int, size: int) -> list[range]:
     return [range(start, min(start + size, units)) for start in range(0, units, size)]
 
 
-def _join(parts: Iterable[Iterable[int]]) -> list[int]:
-    return [unit for part in parts for unit in part]
+def _join(parts: Iterable[Iterable[T]]) -> list[T]:
+    return [item for part in parts for item in part]
 
 
 def _drop(units: int, kept: int, draw: _Draw) -> list[int]:
@@ -197,7 +197,8 @@ class Plan:
         Raises:
             InputError: there are fewer frames than units.
         """
-        shown = _join_frames(self.apply(_dealt(frames, self.units), _dealt(other, self.units) if other else ()))
+        second = _dealt(other, self.units) if self.needs_other else ()
+        shown = _join(self.apply(_dealt(frames, self.units), second))
         size = frames[0].size
         fitted = [frame if frame.size == size else ImageOps.fit(frame, size) for frame in shown]
         return tuple(fitted) if self.box is None else tuple(covered(frame, self.box, self.fill) for frame in fitted)
@@ -234,10 +235,6 @@ def _dealt(frames: Sequence[Image.Image], units: int) -> list[Sequence[Image.Ima
     if len(frames) < units:
         raise InputError(f"{len(frames)} frames cannot be dealt to {units} units: show more frames, or cut fewer units")
     return [frames[unit * len(frames) // units : (unit + 1) * len(frames) // units] for unit in range(units)]
-
-
-def _join_frames(parts: Iterable[Sequence[Image.Image]]) -> list[Image.Image]:
-    return [frame for part in parts for frame in part]
 
 
 # ---- making plans --------------------------------------------------------------------------------------------------
@@ -395,11 +392,11 @@ def _is_some(order: Sequence[int], units: int) -> bool:
 
 
 def _is_permutation(order: Sequence[int], units: int) -> bool:
-    return sorted(order) == list(range(units)) != list(order)
+    return len(order) == units and sorted(order) == list(range(units)) != list(order)
 
 
 def _is_splice(order: Sequence[int], units: int) -> bool:
-    return [unit % units for unit in order] == list(range(units)) and max(order) >= units
+    return len(order) == units <= max(order) and all(unit % units == place for place, unit in enumerate(order))
 
 
 def _is_repeat(order: Sequence[int], units: int) -> bool:
@@ -407,7 +404,7 @@ def _is_repeat(order: Sequence[int], units: int) -> bool:
 
 
 def _is_identity(order: Sequence[int], units: int) -> bool:
-    return list(order) == list(range(units))
+    return len(order) == units and list(order) == list(range(units))
 
 
 _SHAPES: Mapping[str, tuple[Callable[[Sequence[int], int], bool], str]] = {
