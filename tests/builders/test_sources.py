@@ -28,12 +28,16 @@ def test_records_prompts_and_rows(tmp_path: Path) -> None:
         "",
         {"image": "in/a.png", "question": "What is here?"},
         {"image": "in/a.png", "question": "What is here?", "answer": "A cat.", "id": "d"},
+        {"video": "in/a.mp4#t=1.5,2.5"},
+        {"video": "a.mp4", "question": "What happens?", "answer": "A cat.", "id": "f", "image": None},
     )
     assert list(sources(path)) == [
         Record("a", PROMPT, CHOSEN, images=("a.png",), weight=2.0),
         Record("b", PROMPT, images=("a.png",), meta={"x": 1}),
         Record("a-4", PROMPT, images=("in/a.png",)),
         Record("d", PROMPT, CHOSEN, images=("in/a.png",)),
+        Record("a-6", [user_message("Describe the video in detail.", videos=1)], videos=("in/a.mp4#t=1.5,2.5",)),
+        Record("f", [user_message("What happens?", videos=1)], CHOSEN, videos=("a.mp4",)),
     ]
 
 
@@ -44,6 +48,8 @@ def test_records_prompts_and_rows(tmp_path: Path) -> None:
     ({"image": ["a.png"], "question": "What?"}, "image", "expected a string, got a list"),
     ({"image": "a.png", "question": " "}, "question", "is empty"),
     ({"image": "a.png", "question": "What?", "anwser": "A cat."}, "anwser", "did you mean 'answer'"),
+    ({"video": "../a.mp4"}, "video", "leaves the media root"),
+    ({"video": "a.mp4", "image": "a.png", "question": "What?"}, "image", "both given"),
     ({"id": "a", "images": ["a.png"]}, "prompt", "is missing"),
     ({"id": "a", "prompt": PROMPT, "images": []}, "images", "1 image placeholder"),
     ("[1]", None, "expected a JSON object"),
