@@ -71,7 +71,9 @@ class Sampling:
         Args:
             use_given: take the ``responses`` of a source that has them, and sample for the others only.
         """
-        seen: dict[str, Shown | Drop] = {source.id: self._see(unit, source) for source in unit.items}
+        seen: dict[str, Shown | Drop] = {
+            source.id: see(unit, source, FrameChoice(self.frames)) for source in unit.items
+        }
         open_ones = [
             source
             for source in unit.items
@@ -91,19 +93,6 @@ class Sampling:
             else:
                 yield source.id, _of_given(source)
 
-    def _see(self, unit: Unit, source: Record) -> Shown | Drop:
-        try:
-            for name in (*source.images, *source.videos):
-                media_path(name, unit.media_root)
-        except InputError as error:
-            return Drop("bad_path", str(error))
-        try:
-            return shown(source, unit.media_root, FrameChoice(self.frames))
-        except InputError as error:
-            if isinstance(error.__cause__, MediaError):
-                return Drop(error.__cause__.reason, str(error))
-            raise  # nothing that can read clips is installed
-
     def _jobs(self, source: Record, seen: Shown) -> list[Job]:
         seeds = [runs.stable_seed(self.seed, source.id, number) for number in range(self.k)]
         return [Job(seen.messages, seen.images, seed=seed, key=source.id, videos=seen.videos) for seed in seeds]
@@ -122,6 +111,21 @@ class Sampling:
             "counts": list(counts.values()),
         }
         return Candidates(source, tuple(Response(assistant_message(text)) for text in counts), meta)
+
+
+def see(unit: Unit, source: Record, frames: FrameChoice) -> Shown | Drop:
+    """A source's prompt with its pictures and clips opened, or the reason why one cannot be had."""
+    try:
+        for name in (*source.images, *source.videos):
+            media_path(name, unit.media_root)
+    except InputError as error:
+        return Drop("bad_path", str(error))
+    try:
+        return shown(source, unit.media_root, frames)
+    except InputError as error:
+        if isinstance(error.__cause__, MediaError):
+            return Drop(error.__cause__.reason, str(error))
+        raise  # nothing that can read clips is installed
 
 
 def _of_given(source: Record) -> Candidates | Drop:
