@@ -26,7 +26,7 @@ that leaves everything as it was is never made, as it is by TEMPLE's code: half 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmalign import checks, runs
+from mmalign.media._orders import ORDERS, is_identity, join, order_of
 from mmalign.records import InputError
 
 T = TypeVar("T")
@@ -53,82 +54,9 @@ AREA = (0.25, 0.5)
 GREY = (242, 242, 242)
 """What a mask is filled with: 0.95 of white, as in RRPO's figure."""
 
-TRIES = 64
-"""Draws for an order that is not excluded. Of two blocks one order is left: all draws miss it once in 2**64 plans."""
-
-
-# ---- orders --------------------------------------------------------------------------------------------------------
-
-
-class _Draw:
-    """Permutations from one seed: ``draw(5)`` is one of five numbers, and another one the next time."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed, self._calls = np.uint64(seed), 0
-
-    def __call__(self, count: int) -> list[int]:
-        keys = runs.uniform(self._seed + np.arange(count, dtype=np.uint64), self._calls)
-        self._calls += 1
-        return np.argsort(keys, kind="stable").tolist()
-
-
-def blocks(units: int, size: int) -> list[range]:
-    """Consecutive units, ``size`` at a time; the last block may be shorter."""
-    return [range(start, min(start + size, units)) for start in range(0, units, size)]
-
-
-def _join(parts: Iterable[Iterable[T]]) -> list[T]:
-    return [item for part in parts for item in part]
-
-
-def _drop(units: int, kept: int, draw: _Draw) -> list[int]:
-    return sorted(draw(units)[:kept])
-
-
-def _shuffle(units: int, size: int, draw: _Draw) -> list[int]:
-    cut = blocks(units, size)
-    return _join(cut[number] for number in draw(len(cut)))
-
-
-def _reverse(units: int, size: int, draw: _Draw) -> list[int]:
-    return _join(reversed(blocks(units, size)))
-
-
-def _windows(units: int, size: int, draw: _Draw) -> list[int]:
-    return _join((window[place] for place in draw(len(window))) for window in blocks(units, size))
-
-
-def _splice(units: int, kept: int, draw: _Draw) -> list[int]:
-    start = draw(kept + 1)[0]
-    inside = range(start, start + units - kept)
-    return [units + unit if unit in inside else unit for unit in range(units)]
-
-
-def _repeat(units: int, kept: int, draw: _Draw) -> list[int]:
-    stay = _drop(units, kept, draw)
-    return [stay[place * kept // units] for place in range(units)]
-
-
-def _speed(units: int, step: int, draw: _Draw) -> list[int]:
-    return list(range(0, units, step))
-
-
-_ORDERS: dict[str, Callable[[int, int, _Draw], list[int]]] = {
-    "drop": _drop,
-    "shuffle": _shuffle,
-    "local_shuffle": _windows,
-    "global_shuffle": _windows,
-    "reverse": _reverse,
-    "splice": _splice,
-    "repeat": _repeat,
-    "speed": _speed,
-}
 MASK = "mask"
-KINDS = (*_ORDERS, MASK)
+KINDS = (*ORDERS, MASK)
 """What there is. ``mask+KIND`` is a mask over another one."""
-
-FIXED = ("reverse", "speed")
-"""Kinds in which nothing is drawn."""
 
 
 # ---- the plan ------------------------------------------------------------------------------------------------------
@@ -197,8 +125,8 @@ class Plan:
         Raises:
             InputError: there are fewer frames than units.
         """
-        second = _dealt(other, self.units) if self.needs_other else ()
-        shown = _join(self.apply(_dealt(frames, self.units), second))
+        second = deal(other, self.units) if self.needs_other else ()
+        shown = join(self.apply(deal(frames, self.units), second))
         size = frames[0].size
         fitted = [frame if frame.size == size else ImageOps.fit(frame, size) for frame in shown]
         return tuple(fitted) if self.box is None else tuple(covered(frame, self.box, self.fill) for frame in fitted)
@@ -231,10 +159,15 @@ def covered(frame: Image.Image, box: Box, fill: tuple[int, int, int] = GREY) -> 
     return painted
 
 
-def _dealt(frames: Sequence[Image.Image], units: int) -> list[Sequence[Image.Image]]:
-    if len(frames) < units:
-        raise InputError(f"{len(frames)} frames cannot be dealt to {units} units: show more frames, or cut fewer units")
-    return [frames[unit * len(frames) // units : (unit + 1) * len(frames) // units] for unit in range(units)]
+def deal(items: Sequence[T], units: int) -> list[Sequence[T]]:
+    """``items`` in equal consecutive parts, one for each unit; they differ by one item at most.
+
+    Raises:
+        InputError: there are fewer items than units.
+    """
+    if len(items) < units:
+        raise InputError(f"{len(items)} frames cannot be dealt to {units} units: show more frames, or cut fewer units")
+    return [items[unit * len(items) // units : (unit + 1) * len(items) // units] for unit in range(units)]
 
 
 # ---- making plans --------------------------------------------------------------------------------------------------
@@ -275,18 +208,15 @@ def plan(
     names = _names(kind)
     _check_numbers(names, units, r, window, area, aspect)
     parameters = [_parameter(name, units, r, window, area) for name in names]
-    draw = _Draw(runs.stable_seed("perturb", seed, kind, units, parameters))
-    order: Sequence[int] | None = range(units)
+    order: tuple[int, ...] | None = tuple(range(units))
     if names[-1] != MASK:
-        size = parameters[-1]
-        drawn = (_ORDERS[names[-1]](units, size, draw) for _ in range(1 if names[-1] in FIXED else TRIES))
-        excluded = {tuple(range(units)), *map(tuple, without)}
-        order = next((order for order in drawn if tuple(order) not in excluded), None)
+        drawn_from = runs.stable_seed("order", seed, kind, units, parameters)
+        order = order_of(names[-1], units, parameters[-1], drawn_from, set(without))
     if order is None:
         return None
     box = _box(parameters[0], aspect, runs.stable_seed("mask", seed, units, parameters)) if MASK in names else None
     level = r or (parameters[-1] if names[-1] == "local_shuffle" else LEVELS[0])
-    return Plan(kind, level, (r,) if r else (), units, tuple(order), box, seed, fill)
+    return Plan(kind, level, (r,) if r else (), units, order, box, seed, fill)
 
 
 def plans(kinds: Iterable[str], units: int, levels: Iterable[int] = LEVELS, *, seed: int, **options: Any) -> list[Plan]:
@@ -295,9 +225,10 @@ def plans(kinds: Iterable[str], units: int, levels: Iterable[int] = LEVELS, *, s
     Levels that come to the same are one plan: with fewer than 16 units r = 16 is r = 8 for drop and shuffle, with fewer
     than 8 it is r = 4 too. What counts is how many units are kept, or how large a block is, not what was drawn.
 
-    No two plans show the same. `FIXED` kinds come by their orders first, then the others in the order of ``kinds``,
-    mildest first; each draws among the orders that are left, and where none is left there is no plan. So of shuffle
-    and reverse at r = 2 with even n, which both exchange the halves, only reverse is made.
+    No two plans show the same. Reverse and speed, in which nothing is drawn, come by their orders first, then the
+    others in the order of ``kinds``, mildest first; each draws among the orders that are left, and where none is left
+    there is no plan. So of shuffle and reverse at r = 2 with even n, which both exchange the halves, only reverse is
+    made. A mask tells plans apart.
 
     Args:
         options: of `plan`.
@@ -307,7 +238,7 @@ def plans(kinds: Iterable[str], units: int, levels: Iterable[int] = LEVELS, *, s
         merged[kind] = _merged(kind, units, sorted(set(levels)), **options)
     made: dict[tuple[str, int], Plan] = {}
     taken: set[tuple[int, ...]] = set()
-    for kind in sorted(kinds, key=lambda kind: kind not in FIXED):
+    for kind in sorted(kinds, key=_is_drawn):
         for group in merged[kind]:
             found = plan(kind, units, group[0], seed, without=() if MASK in kind else taken, **options)
             if found is None:
@@ -316,6 +247,11 @@ def plans(kinds: Iterable[str], units: int, levels: Iterable[int] = LEVELS, *, s
             if found.box is None:
                 taken.add(found.order)
     return [made[kind, group[0]] for kind in kinds for group in merged[kind] if (kind, group[0]) in made]
+
+
+def _is_drawn(kind: str) -> bool:
+    name = _names(kind)[-1]
+    return name == MASK or ORDERS[name].drawn
 
 
 def _merged(kind: str, units: int, levels: Sequence[int], **options: Any) -> list[tuple[int, ...]]:
@@ -360,7 +296,7 @@ def _names(kind: str) -> list[str]:
     """``mask+shuffle`` as its two kinds."""
     names = kind.split("+")
     single = len(names) == 1 and kind in KINDS
-    if not single and not (len(names) == 2 and names[0] == MASK and names[1] in _ORDERS):
+    if not single and not (len(names) == 2 and names[0] == MASK and names[1] in ORDERS):
         raise InputError(f"no {kind!r}: use {', '.join(KINDS)}, or {MASK}+ one of the others", field="kind")
     return names
 
@@ -387,38 +323,6 @@ def _check_numbers(
         raise InputError(f"must be above 0, got {aspect}", field="aspect")
 
 
-def _is_some(order: Sequence[int], units: int) -> bool:
-    return list(order) == sorted(set(order)) and len(order) < units
-
-
-def _is_permutation(order: Sequence[int], units: int) -> bool:
-    return len(order) == units and sorted(order) == list(range(units)) != list(order)
-
-
-def _is_splice(order: Sequence[int], units: int) -> bool:
-    return len(order) == units <= max(order) and all(unit % units == place for place, unit in enumerate(order))
-
-
-def _is_repeat(order: Sequence[int], units: int) -> bool:
-    return list(order) == sorted(order) and len(order) == units and len(set(order)) < units
-
-
-def _is_identity(order: Sequence[int], units: int) -> bool:
-    return len(order) == units and list(order) == list(range(units))
-
-
-_SHAPES: Mapping[str, tuple[Callable[[Sequence[int], int], bool], str]] = {
-    "drop": (_is_some, "some of the units, ascending"),
-    "speed": (_is_some, "some of the units, ascending"),
-    **dict.fromkeys(
-        ("shuffle", "local_shuffle", "global_shuffle", "reverse"), (_is_permutation, "all units, in another order")
-    ),
-    "splice": (_is_splice, "every unit at its place, or units + it"),
-    "repeat": (_is_repeat, "as many as there are units, ascending, some of them more than once"),
-    MASK: (_is_identity, "all units in their order"),
-}
-
-
 def _check(plan: Plan) -> None:
     names = _names(plan.kind)
     for name, lowest in (("units", 1), ("r", 2)):
@@ -427,7 +331,9 @@ def _check(plan: Plan) -> None:
     if plan.levels and plan.r != min(plan.levels):
         raise InputError(f"must have r, {plan.r}, as their least, got {list(plan.levels)}", field="levels")
     top = plan.units * (2 if names[-1] == "splice" else 1)
-    fits, wanted = _SHAPES[names[-1]]
+    fits, wanted = is_identity, "all units in their order"
+    if names[-1] != MASK:
+        _, fits, wanted, _ = ORDERS[names[-1]]
     if not plan.order or not all(0 <= unit < top for unit in plan.order) or not fits(plan.order, plan.units):
         raise InputError(f"of {plan.kind} must be {wanted} (n = {plan.units}), got {list(plan.order)}", field="order")
     if (MASK in names) != (plan.box is not None):
