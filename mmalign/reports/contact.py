@@ -6,10 +6,10 @@ python -m mmalign.reports.contact CLIP --output sheet.png --frames 16 --kinds sh
 from __future__ import annotations
 
 import argparse
-import colorsys
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -19,8 +19,12 @@ from mmalign.media import Clip, FrameChoice, read_clip
 from mmalign.media.perturb import KINDS, LEVELS, Plan, deal, plans
 from mmalign.records import InputError
 
-INK, PALE, PAPER = (32, 33, 36), (118, 122, 128), (255, 255, 255)
-MARGIN, GAP, BAR, LINE, TITLE = 20, 4, 5, 17, 22  # pixels
+INK, PALE, LINE, PAPER = (32, 33, 36), (118, 122, 128), (214, 216, 220), (255, 255, 255)
+STRANGE = (200, 40, 40)
+SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (240, 220, 40))  # brighter and brighter
+MARGIN, GAP, BAR, NUMBER, TITLE = 20, 4, 5, 15, 22  # pixels
+BREAK = 12  # pixels more above another kind
+LEAST = 58  # pixels: height of a row, for its label
 LABELS = 132  # pixels: width of the column of labels
 MOST = 64  # frames in a row
 _ENDINGS = ("png", "jpg", "jpeg", "webp")
@@ -61,9 +65,9 @@ def rows_of(frames: Sequence[Image.Image], made: Sequence[Plan], other: Sequence
 def contact_sheet(rows: Sequence[Row], title: str = "", pixels: int = 72) -> Image.Image:
     """One picture of all rows, the first being what the others are compared with.
 
-    Below each frame stands its number in the first row, counted from 1, and a bar whose colour goes from blue to
-    yellow along the first row, so that an order can be seen without reading. Numbers of another clip have a prime,
-    and a red bar.
+    Below each frame stands its number in the first row, counted from 1, and a bar that grows from dark blue to yellow
+    along the first row, so that an order can be seen without reading. Numbers of another clip have a prime, and a red
+    bar. Rows with the label of the row above them go without it.
 
     Args:
         rows: at least one, with at least one frame each.
@@ -71,26 +75,58 @@ def contact_sheet(rows: Sequence[Row], title: str = "", pixels: int = 72) -> Ima
         pixels: longer side of a frame. Frames are made smaller, never larger.
     """
     cell = _cell([frame for row in rows for frame in row.frames], pixels)
-    columns = max(len(row.frames) for row in rows)
-    pitch, high = cell[0] + GAP, cell[1] + BAR + LINE + 2 * GAP
-    top = MARGIN + (TITLE + GAP if title else 0)
-    words = round(_font(15).getlength(title)) if title else 0
-    width = max(LABELS + columns * pitch - GAP, words) + 2 * MARGIN
-    sheet = Image.new("RGB", (width, top + len(rows) * (high + GAP) - GAP + MARGIN), PAPER)
+    heights = _heights(rows, max(cell[1] + BAR + NUMBER + 2 * GAP, LEAST))
+    top = MARGIN + (TITLE if title else 0)
+    inner = LABELS + max(len(row.frames) for row in rows) * (cell[0] + GAP) - GAP
+    width = max(inner, round(_font(15).getlength(title))) + 2 * MARGIN
+    sheet = Image.new("RGB", (width, top + sum(heights) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 4), title, INK, _font(15))
-    whole = len(rows[0].frames)
-    for number, row in enumerate(rows):
-        y = top + number * (high + GAP)
-        draw.text((MARGIN, y + cell[1] / 2 - 15), row.label.replace("+", " +\n"), INK, _font(14), spacing=2)
-        lines = row.label.count("+")
-        draw.text((MARGIN, y + cell[1] / 2 + 4 + 16 * lines), row.note, PALE, _font(12))
-        for column, frame in enumerate(row.frames):
-            x = MARGIN + LABELS + column * pitch
-            sheet.paste(_thumbnail(frame, cell), (x, y))
-            if row.places is not None:
-                _mark(draw, (x, y + cell[1] + 1), cell[0], row.places[column], whole)
+    draw.text((MARGIN, MARGIN - 6), title, INK, _font(15))
+    before, y = "", top
+    for row, height in zip(rows, heights, strict=True):
+        if row.label != before and before:
+            draw.line((MARGIN, y + GAP, width - MARGIN, y + GAP), LINE)
+            y, height = y + BREAK, height - BREAK
+        _label(draw, (MARGIN, y), row, repeated=row.label == before)
+        _frames(sheet, draw, (MARGIN + LABELS, y), row, cell, len(rows[0].frames))
+        before, y = row.label, y + height
     return sheet
+
+
+def _heights(rows: Sequence[Row], plain: int) -> list[int]:
+    """Of each row, with the line above it where another kind begins."""
+    labels = [row.label for row in rows]
+    breaks = [0, *(BREAK * (label != above) for above, label in pairwise(labels))]
+    return [plain + extra for extra in breaks]
+
+
+def _label(draw: ImageDraw.ImageDraw, corner: tuple[int, int], row: Row, repeated: bool) -> None:
+    x, y = corner
+    if not repeated:
+        words = row.label.replace("+", " +\n")
+        draw.text((x, y - 3), words, INK, _font(14), spacing=3)
+        y += 18 * (words.count("\n") + 1)
+    draw.text((x, y - 2), row.note, PALE, _font(12))
+
+
+def _frames(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    row: Row,
+    cell: tuple[int, int],
+    whole: int,
+) -> None:
+    """The frames of a row from left to right, each with its bar and its number below it."""
+    x, y = corner
+    for column, frame in enumerate(row.frames):
+        small = frame.convert("RGB")
+        small.thumbnail(cell, Image.Resampling.LANCZOS)
+        ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=LINE)
+        sheet.paste(small, (x, y))
+        if row.places is not None:
+            _mark(draw, (x, y + cell[1] + 1), cell[0], row.places[column], whole)
+        x += cell[0] + GAP
 
 
 def _cell(frames: Sequence[Image.Image], pixels: int) -> tuple[int, int]:
@@ -100,26 +136,20 @@ def _cell(frames: Sequence[Image.Image], pixels: int) -> tuple[int, int]:
     return max(1, round(max(w for w, _ in sizes))), max(1, round(max(h for _, h in sizes)))
 
 
-def _thumbnail(frame: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    small = frame.convert("RGB")
-    small.thumbnail(cell, Image.Resampling.LANCZOS)
-    return small
-
-
 def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, place: int, whole: int) -> None:
     """The coloured bar and the number below a frame."""
     x, y = corner
-    strange = place >= whole
-    draw.rectangle((x, y, x + width - 1, y + BAR - 1), fill=(196, 48, 43) if strange else colour(place, whole))
-    number = f"{place - whole + 1}'" if strange else f"{place + 1}"
+    fill = STRANGE if place >= whole else colour(place, whole)
+    draw.rectangle((x, y, x + width - 1, y + BAR - 1), fill=fill)
+    number = f"{place - whole + 1}'" if place >= whole else f"{place + 1}"
     draw.text((x + width / 2, y + BAR + 1), number, PALE, _font(11), anchor="ma")
 
 
 def colour(place: int, whole: int) -> tuple[int, int, int]:
-    """From deep blue over green to yellow: brighter, and so also told apart without colours."""
-    share = place / max(1, whole - 1)
-    rgb = colorsys.hls_to_rgb(0.66 - 0.52 * share, 0.30 + 0.28 * share, 0.75)
-    return tuple(round(255 * value) for value in rgb)
+    """Of a place among ``whole``: along `SCALE`, which can also be told apart without colours."""
+    along = (len(SCALE) - 1) * place / max(1, whole - 1)
+    low = min(int(along), len(SCALE) - 2)
+    return tuple(round(a + (b - a) * (along - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
