@@ -10,6 +10,7 @@ from typing import Any
 from mmalign import runs
 from mmalign.backbones import Job
 from mmalign.builders import Drop, Unit
+from mmalign.builders._frames import Frames
 from mmalign.endpoint import Writer
 from mmalign.forward import Shown, shown
 from mmalign.media import FrameChoice, MediaError
@@ -46,22 +47,21 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Frames):
     """Options of how responses are sampled; what builders that sample are made from."""
 
     k: int = option(8, "Responses that are sampled for a source.")
     temperature: float = option(1.0, "Of the samples; 1 samples from the model as it is.")
     top_p: float = option(1.0, "Sample from the likeliest tokens that hold this much probability.")
     max_tokens: int = option(512, "Limit of a response.")
-    frames: int = option(8, "Of each clip, evenly spaced; the model sees them as pictures.")
     seed: int = option(0, "Another seed gives other responses.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, "k", self.k >= 2, "2 or more")
         check(self, "temperature", self.temperature > 0, "above 0: at 0 all responses would be the same")
         check(self, "top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         check(self, "max_tokens", self.max_tokens >= 1, "1 or more")
-        check(self, "frames", self.frames >= 1, "1 or more")
 
     def candidates(self, unit: Unit, model: Writer, *, use_given: bool) -> Iterator[tuple[str, Candidates | Drop]]:
         """For each source of ``unit`` its id, and its responses or why there are not two.
@@ -71,9 +71,7 @@ class Sampling:
         Args:
             use_given: take the ``responses`` of a source that has them, and sample for the others only.
         """
-        seen: dict[str, Shown | Drop] = {
-            source.id: see(unit, source, FrameChoice(self.frames)) for source in unit.items
-        }
+        seen: dict[str, Shown | Drop] = {source.id: see(unit, source, self.choice) for source in unit.items}
         open_ones = [
             source
             for source in unit.items

@@ -17,7 +17,6 @@ from mmalign.builders import WRITER, Drop, Unit
 from mmalign.builders._pairing import ALL, BEST_WORST, PAIRINGS, pair_record, pairs_of
 from mmalign.builders._sampling import Candidates, Sampling
 from mmalign.endpoint import Writer
-from mmalign.media import FrameChoice
 from mmalign.plugins import check, option
 from mmalign.records import Record
 from mmalign.rewards import DIGITS, Scored, couples
@@ -52,7 +51,7 @@ class OSP(Sampling):
     def __call__(self, unit: Unit, model: Writer) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#osp-1``, ``SOURCE#osp-2``..., or ``SOURCE#osp`` where there is only one pair to be had."""
         judge = self._judge(
-            model, media_root=unit.media_root, batch_size=unit.batch_size, frames=FrameChoice(self.frames)
+            model, media_root=unit.media_root, batch_size=unit.batch_size, frames=self.choice
         )
         sound: list[Candidates] = []
         for source, candidates in self.candidates(unit, model, use_given=True):

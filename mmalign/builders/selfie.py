@@ -17,7 +17,6 @@ from mmalign.backbones import Backbone
 from mmalign.builders import BACKBONE, Drop, Unit
 from mmalign.builders._pairing import pair_record, pairs_of
 from mmalign.builders._sampling import Candidates, Sampling
-from mmalign.media import FrameChoice
 from mmalign.plugins import check, option
 from mmalign.records import Record
 from mmalign.rewards import DIGITS, Scored, Scorer, singles
@@ -80,7 +79,7 @@ class Selfie(Sampling):
         key = (model, unit.media_root, unit.batch_size)
         if key not in self._scorers:
             self._scorers[key] = self._reward(
-                model, media_root=unit.media_root, batch_size=unit.batch_size, frames=FrameChoice(self.frames)
+                model, media_root=unit.media_root, batch_size=unit.batch_size, frames=self.choice
             )
         return self._scorers[key]
 
