@@ -65,7 +65,8 @@ COLUMNS = {
 }
 """Columns of the table, and where each number lies: a file of answers, or ``ranking.json``."""
 
-AS_SHARES = {"CHAIR_i ↓", "CHAIR_s ↓", "recall ↑", "POPE adversarial ↑", "POPE yes", "ranked right ↑", "reward right ↑"}
+NO_SHARES = {"named", "distance"}
+"""Columns that are not shares of something, which are shown in per cent."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,18 @@ class Study(Demo):
     Attributes:
         learning_rate: of every training.
         entrants: which of ``all_entrants`` take part.
+
+    A study of something else has other ``columns``, of which the ``headline`` is told as changes, and drawn on
+    ``panels``.
     """
 
     learning_rate: float = 1e-4
     entrants: tuple[str, ...] = tuple(ENTRANTS)
     all_entrants: ClassVar[Mapping[str, Entrant]] = ENTRANTS
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = COLUMNS
+    headline: ClassVar[tuple[str, ...]] = ("CHAIR_i ↓", "recall ↑", "POPE adversarial ↑", "ranked right ↑")
+    panels: ClassVar[tuple[str, ...]] = ("CHAIR_i ↓", "recall ↑", "POPE adversarial ↑")
+    sizes: ClassVar[Mapping[str, int]] = {"pictures": 2000, "held_out": 300, "test": 300}
     module: ClassVar[str] = "mmalign.scenes.study"
 
     def prepare(self) -> None:
@@ -142,14 +150,19 @@ class Study(Demo):
         """Score the held-out pairs."""
         file = self.folder / "answers" / _folder(name) / "ranking.json"
         if not file.exists():
-            found = ranking(str(model), self.folder / "held_out.jsonl", self.folder / "world" / "pairs")
+            found = ranking(str(model), self.folder / "held_out.jsonl", self.ranked_root)
             with atomic_write(file) as written:
                 written.write(json_line(found))
+
+    @property
+    def ranked_root(self) -> Path:
+        """Folder of the pictures of the held-out pairs."""
+        return self.folder / "world" / "pairs"
 
     def scores(self, name: str) -> dict[str, float]:
         """The numbers of one model, by column."""
         folder, found = self.folder / "answers" / _folder(name), {}
-        for column, (file, *keys) in COLUMNS.items():
+        for column, (file, *keys) in self.columns.items():
             value: Any = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
             for key in keys:
                 value = value[key]
@@ -224,16 +237,17 @@ def ranking(model: str, pairs: Path, media_root: Path, batch_size: int = 32) -> 
 
 def table(studies: Sequence[Study]) -> str:
     """Mean and standard deviation over seeds, as Markdown."""
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    columns = studies[0].columns
+    lines = [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for name in (BASE, *studies[0].entrants):
         each = [study.scores(name) for study in studies]
-        lines.append(f"| {name} | {' | '.join(_cell(c, [scores[c] for scores in each]) for c in COLUMNS)} |")
+        lines.append(f"| {name} | {' | '.join(_cell(c, [scores[c] for scores in each]) for c in columns)} |")
     return "\n".join(lines)
 
 
 def changes(studies: Sequence[Study]) -> str:
     """What each seed gained on its own base, in points, as Markdown: seeds differ by more than objectives do."""
-    columns = ("CHAIR_i ↓", "recall ↑", "POPE adversarial ↑", "ranked right ↑")
+    columns = studies[0].headline
     lines = [f"| change, of each seed | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     base = [study.scores(BASE) for study in studies]
     for name in studies[0].entrants:
@@ -265,7 +279,7 @@ def _folder(name: str) -> str:
 
 
 def _cell(column: str, values: Sequence[float]) -> str:
-    scale, digits = (100, 1) if column in AS_SHARES else (1, 3 if column == "distance" else 2)
+    scale, digits = (1, 3 if column == "distance" else 2) if column in NO_SHARES else (100, 1)
     spread = stdev(values) if len(values) > 1 else 0.0
     return f"{scale * mean(values):.{digits}f} ± {scale * spread:.{digits}f}"
 
@@ -277,7 +291,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = ("CHAIR_i ↓", "recall ↑", "POPE adversarial ↑")
+    panels = studies[0].panels
     figure, axes = pyplot.subplots(1, len(panels), figsize=(13, 4.4), layout="constrained")
     base = [study.scores(BASE) for study in studies]
     styles = zip(studies[0].entrants, itertools.cycle(pyplot.get_cmap("tab10").colors), itertools.cycle("os^DvPX"))
@@ -304,6 +318,13 @@ def in_words(studies: Sequence[Study]) -> str:
     return f"{table(studies)}\n\n{changes(studies)}\n\n{pairs_in_words(studies)}"
 
 
+_SIZES = {
+    "pictures": "pictures, or clips, that pairs are built on",
+    "held_out": "more of them, whose pairs are only ranked",
+    "test": "those that models are judged on",
+}
+
+
 def main(
     arguments: Sequence[str] | None = None,
     kind: type[Study] = Study,
@@ -325,9 +346,10 @@ def main(
         help=f"which to compare (default all: {', '.join(known)})",
     )  # fmt: skip
     parser.add_argument("--learning_rate", type=float, default=kind.learning_rate, help="of every training")
-    parser.add_argument("--pictures", type=int, default=2000, help="pictures that pairs are built on")
-    parser.add_argument("--held_out", type=int, default=300, help="more of them, whose pairs are only ranked")
-    parser.add_argument("--test", type=int, default=300, help="pictures that models are judged on")
+    for size, what in _SIZES.items():
+        parser.add_argument(
+            f"--{size}", type=int, default=kind.sizes[size], help=f"{what} (default {kind.sizes[size]})"
+        )
     parser.add_argument("--processes", type=int, help="ranks (default: one a GPU, or two on CPUs)")
     options = parser.parse_args(arguments)
     studies = [
