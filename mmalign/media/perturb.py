@@ -214,7 +214,9 @@ def plan(
         order = order_of(names[-1], units, parameters[-1], drawn_from, set(without))
     if order is None:
         return None
-    box = _box(parameters[0], aspect, runs.stable_seed("mask", seed, units, parameters)) if MASK in names else None
+    box = (
+        _box(parameters[0], aspect, runs.stable_seed("mask", seed, kind, units, parameters)) if MASK in names else None
+    )
     level = r or (parameters[-1] if names[-1] == "local_shuffle" else LEVELS[0])
     return Plan(kind, level, (r,) if r else (), units, order, box, seed, fill)
 
@@ -233,9 +235,8 @@ def plans(kinds: Iterable[str], units: int, levels: Iterable[int] = LEVELS, *, s
     Args:
         options: of `plan`.
     """
-    kinds, merged = list(dict.fromkeys(kinds)), {}
-    for kind in kinds:
-        merged[kind] = _merged(kind, units, sorted(set(levels)), **options)
+    kinds, levels = list(dict.fromkeys(kinds)), sorted(set(levels))
+    merged = {kind: _merged(kind, units, levels, **options) for kind in kinds}
     made: dict[tuple[str, int], Plan] = {}
     taken: set[tuple[int, ...]] = set()
     for kind in sorted(kinds, key=_is_drawn):
@@ -346,36 +347,28 @@ def _check(plan: Plan) -> None:
             raise InputError(
                 f"must be left, top, right, bottom as shares from 0 to 1, got {list(plan.box)}", field="box"
             )
-    if not all(0 <= value <= 255 for value in plan.fill):
+    if len(plan.fill) != 3 or not all(0 <= value <= 255 for value in plan.fill):
         raise InputError(f"must be three numbers from 0 to 255, got {list(plan.fill)}", field="fill")
 
 
-def _integers(value: object) -> tuple[int, ...]:
-    checks.expect(value, (list, tuple), "a list of integers")
-    return tuple(map(checks.rank, value))
-
-
-def _three(value: object) -> tuple[int, ...]:
-    numbers = _integers(value)
-    if len(numbers) != 3:
-        raise InputError(f"expected red, green and blue, got {len(numbers)} numbers")
-    return numbers
-
-
-def _four(value: object) -> tuple[float, ...]:
-    checks.expect(value, (list, tuple), "a list of four numbers")
-    if len(value) != 4:
-        raise InputError(f"expected left, top, right and bottom, got {len(value)} numbers")
-    return tuple(map(checks.probability, value))
+def _list(value: object, check: checks.Check, wanted: str, count: int | None = None) -> tuple:
+    checks.expect(value, (list, tuple), f"a list of {wanted}")
+    if count is not None and len(value) != count:
+        raise InputError(f"expected {wanted}, got {len(value)} numbers")
+    items = []
+    for i, item in enumerate(value):
+        with checks.within(f"[{i}]"):
+            items.append(check(item))
+    return tuple(items)
 
 
 _FIELDS: Mapping[str, checks.Check] = {
     "kind": checks.nonempty,
     "r": checks.rank,
-    "levels": _integers,
+    "levels": lambda value: _list(value, checks.rank, "levels"),
     "units": checks.rank,
-    "order": _integers,
+    "order": lambda value: _list(value, checks.rank, "units"),
     "seed": checks.rank,
-    "box": _four,
-    "fill": _three,
+    "box": lambda value: _list(value, checks.probability, "left, top, right and bottom", 4),
+    "fill": lambda value: _list(value, checks.rank, "red, green and blue", 3),
 }
