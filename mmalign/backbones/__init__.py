@@ -19,12 +19,16 @@ from mmalign import plugins
 from mmalign.backbones._backbone import Backbone, Context, Features, Response, fingerprint_of
 from mmalign.backbones._generation import Job
 from mmalign.backbones._packing import Packed, Row
+from mmalign.backbones._processors import load_processor, reads_clips
 from mmalign.records import InputError
 
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 """What transformers and peft raise at folders that are absent, torn or of another kind."""
 
-__all__ = ["Backbone", "Context", "Features", "Job", "Packed", "Response", "Row", "fingerprints", "load"]
+VIDEO = ("auto", "native", "frames")
+"""How clips may be shown to a model; see `load`."""
+
+__all__ = ["VIDEO", "Backbone", "Context", "Features", "Job", "Packed", "Response", "Row", "fingerprints", "load"]
 
 
 def load(
@@ -36,6 +40,7 @@ def load(
     device: str | None = None,
     load_in_4bit: bool = False,
     trust_remote_code: bool = False,
+    video: str = "auto",
 ) -> Backbone:
     """Load a model and its processor from a Hugging Face folder or name.
 
@@ -49,11 +54,14 @@ def load(
         load_in_4bit: hold the language model's linear layers in 4 bits (NF4), for an adapter to be trained on
             (QLoRA: Dettmers et al. 2023). Needs bitsandbytes.
         trust_remote_code: run Python code that came with the model. Off unless asked for.
+        video: how clips are shown: ``native``, by the video processor of the model's family; ``frames``, as pictures of
+            their frames; ``auto``, the first where that can be. `Backbone.native_video` says which.
 
     Raises:
-        InputError: the folder holds no model or processor that transformers can load; or bitsandbytes is missing.
+        InputError: the folder holds no model or processor that transformers can load; bitsandbytes is missing; or what
+            ``native`` clips need.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     path, adapter = _base_and_adapter(str(path), adapter)
     if Path(path).is_dir():
@@ -63,12 +71,14 @@ def load(
     try:
         config = AutoConfig.from_pretrained(path, **options)
         family = backbone_class(config.model_type)
-        processor = AutoProcessor.from_pretrained(path, **options)
+        processor = load_processor(path, config, **options)
+        native = _native_video(video, family, processor, config.model_type)
         options |= {"dtype": dtype, "attn_implementation": attn_implementation}
         if device == "meta":
             options["dtype"] = (config.dtype or torch.float32) if dtype == "auto" else dtype
             with torch.device("meta"):
-                return family(AutoModelForImageTextToText.from_config(config, **options), processor, [path])
+                model = AutoModelForImageTextToText.from_config(config, **options)
+                return family(model, processor, [path], native_video=native)
         if load_in_4bit:
             options |= _in_4bit(family, config, device)
         model, loaded = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
@@ -87,7 +97,22 @@ def load(
             raise InputError(f"cannot load an adapter: {_first_line(error)}", file=adapter) from error
     model = model.eval() if load_in_4bit else model.to(device).eval()
     sources = [source for source in (path, adapter) if source is not None]
-    return family(model, processor, sources)
+    return family(model, processor, sources, native_video=native)
+
+
+def _native_video(video: str, family: type[Backbone], processor: Any, model_type: str) -> bool:
+    """Whether clips go through the model's own video processor."""
+    if video not in VIDEO:
+        raise InputError(f"expected one of {', '.join(VIDEO)}, got {video!r}", field="video")
+    can = family.knows_clips and reads_clips(processor)
+    if video == "native" and not can:
+        why = (
+            "its video processor needs torchvision: pip install torchvision"
+            if family.knows_clips
+            else f"models of type {model_type} know none"
+        )
+        raise InputError(f"no native clips, {why}; or say frames, which shows them as pictures", field="video")
+    return can and video != "frames"
 
 
 def _in_4bit(family: type[Backbone], config: Any, device: str) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The generic backbone: what every family has in common.
 
-Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, N image tokens of a prompt, H hidden size, A axes of
+A media token is one that a feature of a picture or of a clip stands in for.
+
+Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, N media tokens of a prompt, H hidden size, A axes of
 a position (1; 3 where a family counts time, height and width).
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,8 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _choice, _generation, _looking, _packing
+from mmalign.backbones import _choice, _generation, _looking, _packing, _written
 from mmalign.backbones._packing import Packed, visible
+from mmalign.backbones._processors import VIDEO
+from mmalign.backbones._written import Part
 from mmalign.media import Clip, as_pictures
 from mmalign.media.noise import Noise
 from mmalign.records import InputError, text_of, user_message
@@ -42,8 +45,7 @@ _MODEL_FILES = (
 )
 """What a model folder is made of: not the cards, logs, checkpoints and answers that may lie beside it."""
 
-_TOKENWISE = ("attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What processors give beside tokens and media, a value a token."""
+_EMPTY = Image.new("RGB", (32, 32))
 
 _PROJECTORS = ("projector", "connector", "merger")
 _PROJECTOR_NAMES = ("multi_modal_projector", "connector", "merger")
@@ -56,9 +58,11 @@ class Context:
     Attributes:
         text: the prompt after the chat template, generation prompt included, placeholders not expanded.
         input_ids: its tokens, every media placeholder expanded to as many tokens as it has features. Shape: (P,).
-        positions: of its tokens. What follows goes on at the largest plus one, on every axis. Shape: (A, P).
-        media: what the processor made of the images (``pixel_values``, grids). First axis: images, tiles or patches.
-        media_key: contexts of one batch with the same key have the same images, which are then encoded once.
+        positions: of its tokens. Shape: (A, P).
+        next_position: of the first token after the prompt, on every axis.
+        media: what the tower gets of its pictures and clips (``pixel_values``, grids). First axis: pictures, frames,
+            tiles or patches.
+        media_key: contexts of one batch with the same key have the same media, which are then encoded once.
         text_places: where in ``input_ids`` the prompt's text is, without all that stands for media; only if that was
             asked for. Shape: (Q,).
     """
@@ -66,30 +70,26 @@ class Context:
     text: str
     input_ids: Tensor
     positions: Tensor
+    next_position: int
     media: dict[str, Tensor] = field(default_factory=dict)
     media_key: Hashable = None
     text_places: Tensor | None = None
 
-    @property
-    def next_position(self) -> int:
-        """Position of the first token after the prompt."""
-        return int(self.positions.max()) + 1
-
 
 @dataclass(frozen=True)
 class Features:
-    """What tower and projector make of the images of one prompt, in order.
+    """What tower and projector make of the pictures and clips of one prompt, in order.
 
     Attributes:
-        tokens: one for every image token of the prompt. Shape: (N, H).
-        deepstack: what is added at image tokens after each of the first layers (Qwen3-VL). Shape of each: (N, H).
+        tokens: one for every media token of the prompt. Shape: (N, H).
+        deepstack: what is added at media tokens after each of the first layers (Qwen3-VL). Shape of each: (N, H).
     """
 
     tokens: Tensor
     deepstack: tuple[Tensor, ...] = ()
 
     def only(self, kept: Tensor) -> Features:
-        """Those of some of the image tokens. Shape: (N,), boolean."""
+        """Those of some of the media tokens. Shape: (N,), boolean."""
         return Features(self.tokens[kept], tuple(layer[kept] for layer in self.deepstack))
 
 
@@ -117,11 +117,24 @@ class Backbone:
         model: the Hugging Face model, or a `peft.PeftModel` around it.
         processor: its processor, with tokenizer and chat template.
         sources: folders or hub names that the weights came from, for the fingerprint.
+        native_video: whether clips go through the processor's video part, and not as pictures of their frames.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, sources: Sequence[str | Path] = ()) -> None:
+    knows_clips = False
+    """Whether models of this family were made for clips."""
+
+    clips_apart = False
+    """Whether clips go through the tower in another way than pictures do, and so in a call of their own."""
+
+    least_frames = 1
+    """A clip with fewer has its last one shown again."""
+
+    def __init__(
+        self, model: nn.Module, processor: Any, sources: Sequence[str | Path] = (), *, native_video: bool = False
+    ) -> None:
         self.model = model
         self.processor = processor
+        self.native_video = native_video
         self.tokenizer = processor.tokenizer
         self.sources = tuple(str(source) for source in sources)
         self.embeds_need_grad = False  # set where activations are recomputed in reentrant segments
@@ -156,6 +169,16 @@ class Backbone:
         return next(getattr(config, name) for name in ("image_token_id", "image_token_index") if hasattr(config, name))
 
     @cached_property
+    def media_token_ids(self) -> frozenset[int]:
+        """Tokens whose place a feature takes: of pictures, and of clips where these have one of their own."""
+        own = getattr(self.hf_model.config, "video_token_id", None) if self.native_video else None
+        return frozenset({self.image_token_id} | {own} - {None})
+
+    def is_media(self, input_ids: Tensor) -> Tensor:
+        """Which tokens are media tokens. Shape: that of ``input_ids``, boolean."""
+        return torch.isin(input_ids, torch.tensor(sorted(self.media_token_ids), device=input_ids.device))
+
+    @cached_property
     def end_token_ids(self) -> frozenset[int]:
         """Tokens that end the assistant's turn."""
         configured = getattr(self.hf_model.generation_config, "eos_token_id", None)
@@ -182,7 +205,8 @@ class Backbone:
     def processor_fingerprint(self) -> str:
         """Changes whenever the processor would make other tokens or pixels."""
         tokenizer, image_processor = self.tokenizer.backend_tokenizer.to_str(), self.processor.image_processor.to_dict()
-        return runs.fingerprint(tokenizer, self.processor.chat_template, image_processor)
+        clips = [getattr(self.processor, VIDEO).to_dict()] if self.native_video else []
+        return runs.fingerprint(tokenizer, self.processor.chat_template, image_processor, *clips)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -221,44 +245,45 @@ class Backbone:
         Raises:
             InputError: placeholders and images differ in number.
         """
-        messages, images = as_pictures(messages, [[image] for image in images], [[*clip.frames] for clip in videos])
+        messages, images, clips = self._seen(messages, images, videos)
         text = self.template(messages, generation_prompt=True)
-        found = text.count(self._placeholder)
-        if found != len(images):
-            raise InputError(f"{found} times {self._placeholder!r} in the templated prompt, but {len(images)} images")
-        inputs = dict(
-            self.processor(
-                text=[text],
-                images=list(images) or None,
-                return_tensors="pt",
-                add_special_tokens=self.adds_special_tokens(text),
-            )
+        self._check_placeholders(text, {"image": len(images), "video": len(clips)})
+        written = _written.write(self, text, images, clips)
+        positions = self.positions(written.input_ids, written.parts)
+        return Context(
+            text,
+            written.input_ids,
+            positions[:, :-1],
+            int(positions[0, -1]),
+            self.media_of(written.parts) if written.parts else {},
+            object() if media_key is None else media_key,
+            written.text_places if text_places else None,
         )
-        input_ids = inputs.pop("input_ids")
-        positions = self.prompt_positions(input_ids, inputs)
-        media = {k: v for k, v in inputs.items() if k not in _TOKENWISE}
-        places = self._text_places(text, input_ids[0]) if text_places else None
-        return Context(text, input_ids[0], positions, media, object() if media_key is None else media_key, places)
 
-    def _text_places(self, text: str, input_ids: Tensor) -> Tensor:
-        """Where the tokens of a templated prompt are among those that its processor made of it. Shape: (P,) -> (Q,).
+    def _seen(
+        self, messages: Sequence[dict], images: Sequence[Image.Image], videos: Sequence[Clip]
+    ) -> tuple[Sequence[dict], Sequence[Image.Image], Sequence[Clip]]:
+        """A prompt and its media as the model gets them: clips as they are, or as pictures."""
+        shown, pictures = as_pictures(messages, [[image] for image in images], [[*clip.frames] for clip in videos])
+        return (messages, images, videos) if self.native_video else (shown, pictures, ())
 
-        A placeholder becomes a stretch with at least one image token in it, and, in some families, with names of rows
-        and tiles around these, as many as the picture's size asks for.
-        """
-        whole = self.tokenizer(text, add_special_tokens=self.adds_special_tokens(text))["input_ids"]
-        placeholder = self.tokenizer.convert_tokens_to_ids(self._placeholder)
-        breaks = [-1, *(place for place, token in enumerate(whole) if token == placeholder), len(whole)]
-        ids, places, at = input_ids.tolist(), [], 0
-        for number, (before, after) in enumerate(itertools.pairwise(breaks)):
-            segment = whole[before + 1 : after]
-            if number:
-                at = ids.index(self.image_token_id, at) + 1
-                last = after == len(whole)
-                at = len(ids) - len(segment) if last else _find(ids, segment, at)
-            places += range(at, at + len(segment))
-            at += len(segment)
-        return torch.tensor(places, dtype=torch.long)
+    def _check_placeholders(self, text: str, media: dict[str, int]) -> None:
+        """Raise InputError unless a templated prompt has as many placeholders as there are media, of each kind."""
+        for kind, mark in self.marks.items():
+            found = text.count(mark)
+            if kind == "video" and not found and media[kind]:
+                raise InputError("the model's chat template knows no clips: show them as pictures, video=frames")
+            if found != media[kind]:
+                raise InputError(f"{found} times {mark!r} in the templated prompt, but {media[kind]} {kind}s")
+
+    def process(self, **inputs: Any) -> dict[str, Any]:
+        """Call the processor."""
+        return self.processor(**inputs)
+
+    def media_of(self, parts: Sequence[Part]) -> dict[str, Tensor]:
+        """What the tower gets, from what the processor made of each picture and clip, in the prompt's order."""
+        inputs = [part.inputs for part in parts]
+        return inputs[0] if len(inputs) == 1 else {key: _concatenated([i[key] for i in inputs]) for key in inputs[0]}
 
     def encode_response(
         self, messages: Sequence[dict], response: Sequence[dict], spans: Sequence[Sequence[int]] = ()
@@ -285,17 +310,18 @@ class Backbone:
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         if ids[: len(prompt_ids)] != prompt_ids:
             raise InputError("tokenizer merges the end of the prompt with the response; this model cannot be trained")
-        if self.image_token_id in ids[len(prompt_ids) :]:
-            raise InputError(f"the response holds the model's image placeholder, {self._placeholder!r}")
+        if mark := self.placeholder_in(text_of(response)):
+            raise InputError(f"the response holds the model's placeholder for pictures or clips, {mark!r}")
         ids, offsets = self._until_end_of_turn(ids[len(prompt_ids) :], offsets[len(prompt_ids) :], whole)
         text = text_of(response)
         start = whole.find(text.strip(), len(prompt)) - (len(text) - len(text.lstrip()))  # templates strip
         inside = _intersects(offsets, spans, start)
         return Response(torch.tensor(ids), torch.tensor(inside, dtype=torch.long))
 
-    @staticmethod
-    def with_media(messages: Sequence[dict]) -> list[dict]:
+    def with_media(self, messages: Sequence[dict]) -> list[dict]:
         """Messages whose clips are what this model knows them as, whatever they show: what follows does not care."""
+        if self.native_video:
+            return list(messages)
         return [
             {
                 **message,
@@ -318,30 +344,43 @@ class Backbone:
             stop -= 1
         return [*ids[:stop], self.tokenizer.eos_token_id], [*offsets[:stop], (0, 0)]
 
-    @property
-    def _placeholder(self) -> str:
-        """What stands for an image in templated text."""
-        return getattr(self.processor, "image_token", None) or self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+    @cached_property
+    def marks(self) -> dict[str, str]:
+        """What stands in templated text for an ``image``, and for a ``video`` where the tokenizer or model has one."""
+        named = self.tokenizer.convert_ids_to_tokens
+        own = getattr(self.hf_model.config, "video_token_id", None)
+        marks = {
+            "image": getattr(self.processor, "image_token", None) or named(self.image_token_id),
+            "video": getattr(self.processor, "video_token", None) or (own is not None and named(own)) or "",
+        }
+        return {kind: mark for kind, mark in marks.items() if mark}
+
+    def placeholder_in(self, text: str) -> str:
+        """What in a text would be taken for a picture or a clip; empty if nothing would."""
+        tokens = self.tokenizer.convert_ids_to_tokens(sorted(self.media_token_ids))
+        return next((mark for mark in (*self.marks.values(), *tokens) if mark in text), "")
 
     def adds_special_tokens(self, text: str) -> bool:
         """Whether the tokenizer should add its own first token: not where the template wrote it already."""
         return not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
 
-    def image_token_count(self, messages: Sequence[dict], images: Sequence[Image.Image]) -> int:
-        """How many image tokens a prompt has: the length of a `Job.keep` mask."""
-        return int((self.encode_prompt(messages, images).input_ids == self.image_token_id).sum())
+    def image_token_count(
+        self, messages: Sequence[dict], images: Sequence[Image.Image], videos: Sequence[Clip] = ()
+    ) -> int:
+        """How many media tokens a prompt has: the length of a `Job.keep` mask."""
+        return int(self.is_media(self.encode_prompt(messages, images, videos=videos).input_ids).sum())
 
-    def prompt_positions(self, input_ids: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Positions of a prompt's tokens.
+    def positions(self, input_ids: Tensor, parts: Sequence[Part]) -> Tensor:
+        """Positions of a prompt's tokens, and of one that follows.
 
         Args:
-            input_ids: Shape: (1, P).
-            inputs: what else the processor gave, for families whose positions follow from the grids of the media.
+            input_ids: Shape: (P,).
+            parts: what the processor made of its media, for families whose positions follow from grids.
 
         Returns:
-            Shape: (A, P).
+            Shape: (A, P + 1).
         """
-        return torch.arange(input_ids.shape[1])[None]
+        return torch.arange(len(input_ids) + 1)[None]
 
     # ---- the forward -------------------------------------------------------------------------------------
 
@@ -418,18 +457,23 @@ class Backbone:
         """Whether any weight of tower or projector does."""
         return any(p.requires_grad and self.part_of(name) != "language" for name, p in self.model.named_parameters())
 
-    def image_features(self, contexts: Sequence[Context]) -> list[Features | None]:
-        """Run the tower once over the distinct images of ``contexts``; None where a context has no image."""
+    def media_features(self, contexts: Sequence[Context]) -> list[Features | None]:
+        """Run the tower once over the distinct media of ``contexts``; None where a context has none.
+
+        Families with `clips_apart` run it once over the pictures, and then once over the clips, where there are any.
+        """
         distinct = {context.media_key: context for context in contexts if context.media}
-        if not distinct:
-            return [None] * len(contexts)
-        output = self.hf_model.get_image_features(**self.merge_media(list(distinct.values())), return_dict=True)
-        counts = [int((context.input_ids == self.image_token_id).sum()) for context in distinct.values()]
-        tokens = _flat(output.pooler_output).split(counts)
-        layers = [_flat(layer).split(counts) for layer in getattr(output, "deepstack_features", None) or ()]
-        features = [Features(own, deep) for own, *deep in zip(tokens, *layers, strict=True)]
-        by_key = dict(zip(distinct, features, strict=True))
+        found = self._look(list(distinct.values())) if distinct else []
+        by_key = dict(zip(distinct, found, strict=True))
         return [by_key.get(context.media_key) for context in contexts]
+
+    def _look(self, contexts: Sequence[Context]) -> list[Features]:
+        """What the tower makes of each context's media."""
+        output = self.hf_model.get_image_features(**self.merge_media([c.media for c in contexts]), return_dict=True)
+        counts = [int(self.is_media(context.input_ids).sum()) for context in contexts]
+        tokens = flat(output.pooler_output).split(counts)
+        layers = [flat(layer).split(counts) for layer in getattr(output, "deepstack_features", None) or ()]
+        return [Features(own, tuple(deep)) for own, *deep in zip(tokens, *layers, strict=True)]
 
     def embed_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
         """One vector a picture, to find pictures that look alike to this model; see `_looking.embed_images`."""
@@ -443,17 +487,30 @@ class Backbone:
         """Standard normal numbers for the pixels of a prompt. Shape: that of ``pixels``."""
         return torch.from_numpy(noise.draw(pixels.shape))
 
-    @cached_property
-    def blank(self) -> Context:
-        """A prompt with one small empty picture, for who has to look without having anything to look at."""
-        return self.encode_prompt([user_message("", images=1)], [Image.new("RGB", (32, 32))], media_key="blank")
+    def blanks(self, contexts: Sequence[Context]) -> list[Context]:
+        """Prompts of little and empty media, for who has to look though ``contexts`` have nothing to look at.
 
-    def merge_media(self, contexts: Sequence[Context]) -> dict[str, Tensor]:
-        """One call's media inputs for several contexts, in order.
-
-        Shape: first axes are concatenated, others padded with zeros to the largest (tiles that an image lacks).
+        With them the tower runs as often as it does anywhere else, whatever others look at.
         """
-        merged = {key: _concatenated([context.media[key] for context in contexts]) for key in contexts[0].media}
+        return [] if any(context.media for context in contexts) else [self.blank_picture]
+
+    @cached_property
+    def blank_picture(self) -> Context:
+        """A prompt with one small empty picture."""
+        return self.encode_prompt([user_message("", images=1)], [_EMPTY], media_key="blank picture")
+
+    @cached_property
+    def blank_clip(self) -> Context:
+        """A prompt with a clip of one small empty frame."""
+        clip = Clip((_EMPTY,), (0.0,), (0,), 1.0)
+        return self.encode_prompt([user_message("", videos=1)], media_key="blank clip", videos=[clip])
+
+    def merge_media(self, media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One call's inputs of the tower from those of several prompts, in order.
+
+        Shape: first axes are concatenated, others padded with zeros to the largest (tiles that a picture lacks).
+        """
+        merged = {key: _concatenated([each[key] for each in media]) for key in media[0]}
         return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
 
     def run(
@@ -463,9 +520,9 @@ class Backbone:
         mask: Tensor | dict[str, Tensor] | Packed,
         positions: Tensor,
         cache: Any = None,
-        unseen: Features | None = None,
+        unseen: Sequence[Features] = (),
     ) -> Any:
-        """Run the language model over rows of tokens, the features of their images in the image tokens' places.
+        """Run the language model over rows of tokens, the features of their media in the media tokens' places.
 
         Args:
             input_ids: Shape: (R, T).
@@ -480,16 +537,16 @@ class Backbone:
         Returns:
             transformers' output, with ``last_hidden_state``, (R, T, H), and ``past_key_values``.
         """
-        is_image = input_ids == self.image_token_id
-        # An image token may lie beyond the vocabulary (Gemma); what is looked up in its place is overwritten.
+        is_media = self.is_media(input_ids)
+        # A media token may lie beyond the vocabulary (Gemma); what is looked up in its place is overwritten.
         beyond = input_ids >= self.decoder.config.vocab_size
         embeds = self.hf_model.get_input_embeddings()(input_ids.masked_fill(beyond, self.pad_token_id))
         present = [f for f in features if f is not None]
         if present:
             tokens = torch.cat([f.tokens for f in present]).to(embeds.dtype)
-            embeds = embeds.masked_scatter(is_image[..., None], tokens)
-        if unseen is not None:
-            embeds = embeds + sum((0 * part).sum() for part in (unseen.tokens, *unseen.deepstack)).to(embeds.dtype)
+            embeds = embeds.masked_scatter(is_media[..., None], tokens)
+        for other in unseen:
+            embeds = embeds + sum((0 * part).sum() for part in (other.tokens, *other.deepstack)).to(embeds.dtype)
         if self.embeds_need_grad and torch.is_grad_enabled() and not embeds.requires_grad:
             embeds.requires_grad_()
         return self.decoder(
@@ -498,11 +555,11 @@ class Backbone:
             position_ids=positions if len(positions) > 1 else positions[0],
             use_cache=cache is not None,
             past_key_values=None if cache is True else cache,
-            **self.layer_inputs(is_image, present),
+            **self.layer_inputs(is_media, present),
         )
 
-    def layer_inputs(self, is_image: Tensor, features: Sequence[Features]) -> dict[str, Any]:
-        """What the language model's layers want to know of the images besides their tokens. Shape: is_image (R, T)."""
+    def layer_inputs(self, is_media: Tensor, features: Sequence[Features]) -> dict[str, Any]:
+        """What the language model's layers want to know of the media besides their tokens. Shape: is_media (R, T)."""
         return {}
 
     def masks(self, input_ids: Tensor, branch: Tensor, order: Tensor, *, whole: bool) -> Tensor | dict[str, Tensor]:
@@ -587,7 +644,7 @@ class Backbone:
         self.processor.save_pretrained(str(folder))
 
 
-def _flat(features: Tensor | Sequence[Tensor]) -> Tensor:
+def flat(features: Tensor | Sequence[Tensor]) -> Tensor:
     """Features however a family packs them, as one list. Shape: (..., H) or a list of such -> (N, H)."""
     parts = [features] if isinstance(features, Tensor) else features
     return torch.cat([part.flatten(0, -2) for part in parts])
@@ -626,16 +683,3 @@ def _intersects(offsets: list[tuple[int, int]], spans: Sequence[Sequence[int]], 
     if spans and shift < 0:
         raise InputError("the chat template changes the response's text, so its spans cannot be placed")
     return [any(start < e + shift and s + shift < end for s, e in spans) for start, end in offsets]
-
-
-def _find(ids: Sequence[int], segment: Sequence[int], start: int) -> int:
-    """Where ``segment`` begins in ``ids``, from ``start`` on.
-
-    Raises:
-        InputError: it is not there.
-    """
-    size, wanted = len(segment), list(segment)
-    for place in range(start, len(ids) - size + 1):
-        if list(ids[place : place + size]) == wanted:
-            return place
-    raise InputError("the prompt's text cannot be told from what stands for its media")

@@ -1,4 +1,4 @@
-"""Batched generation that a builder can steer: masked image tokens, continued answers, one seed a row.
+"""Batched generation that a builder can steer: masked media tokens, continued answers, one seed a row.
 
 ``transformers.generate`` draws every row from torch's global generator, so a row's text depends on the batch
 it happens to be in. Here each row has its own counter-based stream: batching, order and the number of
@@ -39,10 +39,10 @@ class Job:
         images: its pictures, in order.
         prefix: beginning of the assistant's answer, to be continued. The text written does not repeat it.
         seed: of this row's own random stream; only used with a temperature.
-        keep: which image tokens of the prompt can be seen, over all its images; False hides a token from every
-            other token, in all layers and heads, while every position stays what it was. None: all.
-            Shape: (image tokens,), boolean.
-        key: jobs with the same non-empty key have the same messages and images, which are then encoded once.
+        keep: which media tokens of the prompt can be seen, over all its pictures and clips; False hides a token from
+            every other token, in all layers and heads, while every position stays what it was. None: all.
+            Shape: (media tokens,), boolean.
+        key: jobs with the same non-empty key have the same messages and media, which are then encoded once.
         noise: what is added to the pixels that the tower gets. None: nothing.
         videos: its clips, in order.
     """
@@ -93,7 +93,7 @@ def generate(
         batch_size: jobs that are written at a time, all of them by default. They are not taken in order, but so that
             little is read twice or padded. It moves nothing but floating-point sums: in float32 these turn next to
             no sampled word, in bfloat16 and float16 many. The distribution is the same.
-        masking: how image tokens are hidden: ``drop`` leaves them out of the row, ``mask`` hides them by the attention
+        masking: how media tokens are hidden: ``drop`` leaves them out of the row, ``mask`` hides them by the attention
             mask. Every other token keeps its position, and so both give the same logits, but where a layer sees a
             window of so many tokens, since there they would move together. By default the first, which is much less
             to read, or the second where there is such a layer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmalign import runs
 from mmalign.media.noise import Noise
 from mmalign.records import user_message
 
@@ -39,7 +41,7 @@ def embed_images(backbone: Backbone, images: Sequence[Image.Image], batch_size: 
     try:
         for start in range(0, len(images), batch_size):
             contexts = [backbone.encode_prompt(look, [image]) for image in images[start : start + batch_size]]
-            backbone.image_features(contexts)
+            backbone.media_features(contexts)
             features = seen.pop()
             for own in features.split([_places(context.media["pixel_values"]) for context in contexts]):
                 whole = own[backbone.whole_view] if own.dim() > 2 else own
@@ -55,12 +57,19 @@ def with_noise(backbone: Backbone, media: Mapping[str, Tensor], noise: Noise) ->
     Tiles of nothing but zeros, which fill up where pictures have fewer than others, stay what they are: SmolVLM knows
     them by that.
     """
-    pixels = media["pixel_values"]
+    names = [name for name in ("pixel_values", "pixel_values_videos") if name in media]
+    # Kinds that lie apart are noised by streams of their own: pictures by the noise's, as if there were no clips.
+    streams = (noise, replace(noise, seed=runs.stable_seed(noise.seed, "clips")))
+    noised = {name: _noised(backbone, media[name], own) for name, own in zip(names, streams, strict=False)}
+    return {**media, **noised}
+
+
+def _noised(backbone: Backbone, pixels: Tensor, noise: Noise) -> Tensor:
     drawn = backbone.pixel_noise(noise, pixels).to(pixels)
     filled = (pixels != 0).flatten(-3 if pixels.dim() > 3 else -1).any(-1)
     filled = filled.view(*filled.shape, *[1] * (pixels.dim() - filled.dim()))
     noised = noise.alpha_bar**0.5 * pixels + (1 - noise.alpha_bar) ** 0.5 * drawn
-    return {**media, "pixel_values": torch.where(filled, noised, pixels)}
+    return torch.where(filled, noised, pixels)
 
 
 def _places(pixels: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""What a model reads before it goes on: prompts, of which image tokens may be hidden, and the beginnings of answers.
+"""What a model reads before it goes on: prompts, of which media tokens may be hidden, and the beginnings of answers.
 
 Legend of shapes: R rows, T tokens of a row, P tokens of a prompt, A axes of a position, H hidden size, V vocabulary.
 """
@@ -33,7 +33,7 @@ class Prompt:
         positions: Shape: (A, P).
         seen: whether others can see a token, boolean. Shape: (P,).
         next_position: of what follows.
-        features: of its image tokens; None where it has none.
+        features: of its media tokens; None where it has none.
     """
 
     text: str
@@ -49,19 +49,18 @@ class Prompt:
         seen = torch.ones_like(context.input_ids, dtype=torch.bool)
         return cls(context.text, context.input_ids, context.positions, seen, context.next_position, features)
 
-    def hiding(self, keep: np.ndarray, image_token: int, *, drop: bool) -> Prompt:
-        """The prompt of which only the image tokens in ``keep`` can be seen; the others are marked, or left out.
+    def hiding(self, keep: np.ndarray, is_media: Tensor, *, drop: bool) -> Prompt:
+        """The prompt of which only the media tokens in ``keep`` can be seen; the others are marked, or left out.
 
-        No token's position moves. See `Job.keep`.
+        No token's position moves. See `Job.keep`. Shape: is_media (P,), boolean.
         """
-        is_image = self.input_ids == image_token
-        if len(keep) != int(is_image.sum()):
-            raise ValueError(f"keep has {len(keep)} entries for {int(is_image.sum())} image tokens")
+        if len(keep) != int(is_media.sum()):
+            raise ValueError(f"keep has {len(keep)} entries for {int(is_media.sum())} media tokens")
         seen = self.seen.clone()
-        seen[is_image] = torch.from_numpy(np.array(keep, dtype=bool))
+        seen[is_media] = torch.from_numpy(np.array(keep, dtype=bool))
         if not drop:
             return replace(self, seen=seen)
-        features = self.features.only(seen[is_image]) if keep.any() else None
+        features = self.features.only(seen[is_media]) if keep.any() else None
         left = {"input_ids": self.input_ids[seen], "positions": self.positions[:, seen], "seen": seen[seen]}
         return replace(self, features=features, **left)
 
@@ -164,9 +163,9 @@ def prompts_of(
 ) -> list[Prompt]:
     """The prompt of each job. Jobs that see the same have the same object.
 
-    Every distinct prompt is encoded once, and the tower runs once over every distinct picture, ``batch_size`` prompts
-    at a time: no more than so many have their pixels in memory. What stays is the features of all pictures. Prompts
-    show the same picture where they hold the same object.
+    Every distinct prompt is encoded once, and the tower runs once over every distinct picture or clip, ``batch_size``
+    prompts at a time: no more than so many have their pixels in memory. What stays is the features of all of them.
+    Prompts show the same where they hold the same object.
 
     Args:
         masking: see `_generation.generate`.
@@ -180,8 +179,9 @@ def prompts_of(
     for job, row in zip(jobs, rows, strict=True):
         name = row, None if job.keep is None else job.keep.tobytes()
         if name not in made:
+            prompt = whole[row]
             hidden = job.keep is not None
-            made[name] = whole[row].hiding(job.keep, backbone.image_token_id, drop=drop) if hidden else whole[row]
+            made[name] = prompt.hiding(job.keep, backbone.is_media(prompt.input_ids), drop=drop) if hidden else prompt
         prompts.append(made[name])
     return prompts
 
@@ -195,7 +195,7 @@ def _encoded(backbone: Backbone, jobs: Sequence[Job], size: int) -> tuple[list[P
     rows = []
 
     def look() -> None:
-        features.update(zip(waiting, backbone.image_features(list(waiting.values())), strict=True))
+        features.update(zip(waiting, backbone.media_features(list(waiting.values())), strict=True))
         waiting.clear()
 
     for place, job in enumerate(jobs):
@@ -276,7 +276,7 @@ def _costs(backbone: Backbone, prompts: Sequence[Prompt], prefixes: Sequence[Seq
     count, longest = len(prompts), max(map(len, prefixes))
     alone = count * max(len(p.input_ids) + len(prefix) for p, prefix in zip(prompts, prefixes, strict=True))
     distinct = set(prompts)
-    if not backbone.allows_gaps or any(p.input_ids[-1] == backbone.image_token_id for p in distinct):
+    if not backbone.allows_gaps or any(backbone.is_media(p.input_ids[-1:]) for p in distinct):
         return alone, float("inf")
     return alone, len(distinct) * max(len(p.input_ids) - 1 for p in distinct) + count * (1 + longest)
 

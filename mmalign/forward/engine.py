@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -104,12 +104,13 @@ class Engine(nn.Module):
         """
         if not self.share_tower:
             batch = batch.unshared()
-        with self._tower_once():
+        with self._tower_once() as again:
             reference, hidden = None, None
             if batch.known:
                 reference, hidden = by_view(batch, {"logps": batch.known["logps"]}), batch.known.get("hidden")
             elif self.needs_reference:
                 hidden = self._reference_hidden(batch)
+                again()
                 reference = self._statistics_of_reference(batch, hidden)
             compares = self.token_kl or self.mixture is not None
             other = Other(hidden, self._reference_head, self.token_kl, self.mixture) if compares else None
@@ -173,15 +174,17 @@ class Engine(nn.Module):
             self.train(training)
 
     @contextmanager
-    def _tower_once(self) -> Iterator[None]:
-        """Inside, what the tower gave first is what it gives: policy and reference see the same pictures."""
+    def _tower_once(self) -> Iterator[Callable[[], None]]:
+        """Inside, what the tower gave before a call of what this yields is what it gives after it.
+
+        Policy and reference see the same media.
+        """
         parts = frozen_tower(self.backbone) if self.share_tower and self.needs_reference else []
         if self.frozen is not None and parts != self.backbone.around(self.frozen).tower_parts:
             parts = []
         with ExitStack() as stack:
-            for part in parts:
-                stack.enter_context(_answers_again(part))
-            yield
+            rewinds = [stack.enter_context(_answers_again(part)) for part in parts]
+            yield lambda: [rewind() for rewind in rewinds]
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Trainable weights by name: all that a checkpoint has to hold."""
@@ -261,18 +264,19 @@ def share_tower(policy: Backbone, reference: Backbone) -> Backbone:
 
 
 @contextmanager
-def _answers_again(module: nn.Module) -> Iterator[None]:
-    """Inside, the module runs once, and answers a second call with what it gave the first."""
-    run, before, output = module.forward, vars(module).get("forward"), []
+def _answers_again(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Inside, the module answers as it did, call after call, once what this yields has been called."""
+    run, before, given, left = module.forward, vars(module).get("forward"), [], []
 
-    def once(*arguments: Any, **options: Any) -> Any:
-        if not output:
-            output.append(run(*arguments, **options))
-        return output[0]
+    def answer(*arguments: Any, **options: Any) -> Any:
+        if left:
+            return left.pop(0)
+        given.append(run(*arguments, **options))
+        return given[-1]
 
-    module.forward = once
+    module.forward = answer
     try:
-        yield
+        yield lambda: left.extend(given)
     finally:
         del module.forward
         if before is not None:

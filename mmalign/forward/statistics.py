@@ -20,8 +20,9 @@ def response_hidden(backbone: Backbone, batch: Batch) -> Tensor:
     Returns:
         The hidden states that predict response tokens, response after response. Shape: (batch.mask.sum(), H).
     """
-    features = backbone.image_features(batch.contexts)
-    unseen = backbone.image_features([backbone.blank])[0] if not any(features) and _must_look(backbone) else None
+    blanks = backbone.blanks(batch.contexts) if _must_look(backbone) else []
+    features = backbone.media_features([*batch.contexts, *blanks])
+    features, unseen = features[: len(batch.contexts)], features[len(batch.contexts) :]
     if batch.rows:
         mask = Packed.of(batch.branch, batch.rows, batch.read)
     else:
@@ -64,9 +65,9 @@ class LayerMeans:
 def _must_look(backbone: Backbone) -> bool:
     """Whether tower and projector have to run though there is nothing to see.
 
-    Other ranks may have pictures, and wait for this one's share of the weights. And a weight without any gradient is
-    left out of the optimiser's step, where one whose gradient is zero goes on by its momentum: which of the two happens
-    must not depend on whether another rank, or DeepSpeed, is there.
+    Other ranks may have pictures or clips, and wait for this one's share of the weights. And a weight without any
+    gradient is left out of the optimiser's step, where one whose gradient is zero goes on by its momentum: which of the
+    two happens must not depend on whether another rank, or DeepSpeed, is there.
     """
     several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     return several or (torch.is_grad_enabled() and backbone.sight_trains)

@@ -80,10 +80,9 @@ class Asker:
         return [Job([message], seen.images, self.prefix, videos=seen.videos) for message in asked]
 
     def _refuse_placeholder(self, text: str) -> None:
-        """One in a response would be taken for a picture."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        if tokenizer and self.model.image_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
-            raise InputError("a text holds the model's image placeholder")
+        """One in a response would be taken for a picture or a clip."""
+        if found := getattr(self.model, "placeholder_in", lambda _: "")(text):
+            raise InputError(f"a text holds the model's placeholder for pictures or clips, {found!r}")
 
 
 def conversation(messages: Messages) -> str:

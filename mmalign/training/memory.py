@@ -37,7 +37,8 @@ class Shape:
     @classmethod
     def of(cls, batch: Batch, patch_size: int) -> Shape:
         media = {context.media_key: context.media for context in batch.contexts if context.media}
-        pixels = [inputs["pixel_values"] for inputs in media.values()]
+        names = ("pixel_values", "pixel_values_videos")
+        pixels = [inputs[name] for inputs in media.values() for name in names if name in inputs]
         # Families whose pictures keep their form give patches already, the others whole pictures or tiles of them.
         patches = [len(p) if p.dim() == 2 else p.numel() // (3 * patch_size**2) for p in pixels]
         return cls(batch.tokens, int(batch.mask.sum()), sum(patches))

@@ -191,7 +191,7 @@ def test_it_shows_when_windows_count_what_is_left(windowed):
     asked = jobs(windowed, 0.4)
     right = logits(windowed, asked, "mask")
     short = [
-        prompt.hiding(job.keep, windowed.image_token_id, drop=True)
+        prompt.hiding(job.keep, windowed.is_media(prompt.input_ids), drop=True)
         for prompt, job in zip(prompts_of(windowed, [replace(j, keep=None) for j in asked]), asked, strict=True)
     ]
     assert (read(windowed, asked, short) - right).abs().max() > 0.01

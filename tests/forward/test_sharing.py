@@ -136,7 +136,7 @@ def test_who_cannot_branch_takes_plain_rows_and_still_looks_once(backbone, recor
 
 def whole_logits(backbone, batch) -> torch.Tensor:
     """Of the response tokens, from whole rows. Shape: (tokens, V)."""
-    features = backbone.image_features(batch.contexts)
+    features = backbone.media_features(batch.contexts)
     mask = (batch.branch >= 0).long()
     hidden = backbone.run(batch.input_ids, features, mask, batch.positions).last_hidden_state
     return backbone.head(hidden).flatten(0, 1)[batch.source[batch.mask.bool()]]

@@ -48,7 +48,7 @@ def prompt_oracle(backbone, folder, number: int, prompt) -> torch.Tensor:  # noq
     special = backbone.adds_special_tokens(text)
     inputs = backbone.processor(text=[text], images=[picture], return_tensors="pt", add_special_tokens=special)
     ids = inputs["input_ids"][0]
-    placeholder = backbone._placeholder
+    placeholder = backbone.marks["image"]
     before, after = text.split(placeholder)
     first = backbone.tokenizer(before, add_special_tokens=special)["input_ids"]
     whole = backbone.tokenizer(text, add_special_tokens=special)["input_ids"]

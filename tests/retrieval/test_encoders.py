@@ -62,7 +62,7 @@ class TestTower:
         for picture in pictures:
             context = backbone.encode_prompt([user_message("", images=1)], [picture])
             with torch.no_grad():
-                backbone.image_features([context])
+                backbone.media_features([context])
         handle.remove()
         vectors = backbone.embed_images(pictures)
         last = type(backbone).__name__ in ("InternVL", "SmolVLM")  # the view of the whole comes after its tiles
