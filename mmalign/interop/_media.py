@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import io
 import os
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,10 @@ from PIL import Image
 
 from mmalign.interop.formats import Unfit
 from mmalign.media import MediaError, open_image
+from mmalign.media.choice import frame_places
+from mmalign.media.files import check_clip
+from mmalign.media.folder import pictures
 from mmalign.media.image import FORMATS, check_file
-from mmalign.media.video import frame_places
 from mmalign.records import InputError, media_path
 
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
@@ -63,8 +64,8 @@ class Media:
         return self._named(value, open_image)
 
     def video(self, value: Any) -> str:
-        """The name of a clip that is a path. Raises as `picture` does; the clip is not decoded."""
-        return self._named(value, check_file)
+        """The name of a clip that is a path, of a file or a folder. Raises as `picture` does; nothing is decoded."""
+        return self._named(value, check_clip)
 
     def frames(self, value: Any, count: int = 0) -> list[str]:
         """The names of the pictures in a folder of frames, in the order of the numbers in their names.
@@ -72,13 +73,7 @@ class Media:
         ``count``: how many, spaced as `mmalign.media.read_clip` does; 0 for all.
         """
         name = self._inside(value)
-        try:
-            found = [path.name for path in media_path(name, self.root).iterdir() if path.suffix.lower() in _PICTURES]
-        except OSError as error:
-            raise MediaError(f"no folder of frames ({error.strerror}): {value}", reason="missing") from None
-        if not found:
-            raise MediaError(f"a folder without a picture: {value}", reason="missing")
-        found.sort(key=_natural)
+        found = [path.name for path in pictures(media_path(name, self.root))]
         places = frame_places(len(found), count or len(found))
         return [self.picture(f"{name}/{found[place]}") for place in places]
 
@@ -177,14 +172,6 @@ class Media:
         if isinstance(found, tuple):
             raise MediaError(found[0], reason=found[1])
         return found
-
-
-_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sorts frame 2 before frame 10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _from_base64(text: str) -> bytes:

@@ -1,8 +1,9 @@
 """Pixels in: open an image or frames of a clip, and refuse what cannot be used with a reason that can be counted."""
 
+from mmalign.media.choice import FRAMES, FrameChoice, Part
 from mmalign.media.files import Probe, probe, read_indices, stream
 from mmalign.media.image import MAX_PIXELS, MAX_SIDE, MediaError, open_image
-from mmalign.media.video import FRAMES, Clip, FrameChoice, Part, as_pictures, open_clip, read_clip
+from mmalign.media.video import Clip, as_pictures, open_clip, read_clip
 
 __all__ = [
     "FRAMES",

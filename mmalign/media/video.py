@@ -14,59 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from mmalign.media.image import MediaError, check_file, check_size
-from mmalign.records import PART_OF_CLIP, InputError, media_path
-
-
-@dataclass(frozen=True)
-class FrameChoice:
-    """Which frames of a clip are looked at, and how large.
-
-    Attributes:
-        count: how many, the most with ``fps``; all frames of a clip that has no more.
-        fps: so many a second; ``count`` frames, evenly spaced, of a clip that is too long for it. None: ``count``,
-            evenly spaced.
-        pixels: most pixels of all frames together: larger ones are made smaller, as they are read. None: any.
-    """
-
-    count: int = 8
-    fps: float | None = None
-    pixels: int | None = None
-
-
-FRAMES = FrameChoice()
-"""What is looked at where nothing else is said."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which part of a file a clip is.
-
-    Attributes:
-        start, end: seconds from the first frame of the file; None: to its end.
-        order: which of ``parts`` equal parts of that stretch are shown, one after the other. None: as it is.
-    """
-
-    start: float = 0.0
-    end: float | None = None
-    order: tuple[int, ...] | None = None
-    parts: int = 1
-
-    @classmethod
-    def of(cls, name: str) -> Part:
-        """What a clip's name says."""
-        found = PART_OF_CLIP.search(name)
-        if not found:
-            return cls()
-        start, end, order, parts = found.group("start", "end", "order", "parts")
-        numbers = tuple(map(int, order.split(","))) if order else None
-        return cls(float(start or 0), float(end) if end else None, numbers, int(parts or 1))
-
-
-WHOLE = Part()
+from mmalign.media.choice import FRAMES, WHOLE, FrameChoice, Part, choose, fitted
+from mmalign.media.files import opened
+from mmalign.media.image import MediaError
+from mmalign.records import InputError, media_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,30 +47,25 @@ def open_clip(name: str, media_root: str | Path, choice: FrameChoice = FRAMES) -
 def read_clip(path: str | Path, choice: FrameChoice = FRAMES, part: Part = WHOLE) -> Clip:
     """The frames of a clip that ``choice`` asks for.
 
+    ``path`` is a video file or a folder of pictures, one a second.
+
     Raises:
-        InputError: there is no decord.
-        MediaError: with reason missing, unreadable, truncated (no frame can be decoded, or not one of those wanted) or
-            too_large.
+        InputError: nothing is installed that reads clips.
+        MediaError: with reason missing, unreadable (no video file), no_video (sound alone), truncated (cut short, or a
+            frame that is wanted cannot be decoded), too_large, out_of_range (what is asked for is not in the clip),
+            timeout or crashed (of the decoder).
     """
     path = Path(path)
-    check_file(path)
-    try:
-        from decord import DECORDError, VideoReader
-    except ImportError:
-        raise InputError("clips are read with decord: pip install decord, or give the frames as images") from None
-    try:
-        reader = VideoReader(str(path), num_threads=1)
-        total = len(reader)
-        if not total:
-            raise MediaError(f"has no frame: {path}", reason="truncated")
-        check_size(path, *reversed(reader[0].shape[:2]))
-        places = frame_places(total, choice.count)
-        frames = reader.get_batch(places).asnumpy()
-        rate = reader.get_avg_fps()
-    except (DECORDError, RuntimeError, IndexError) as error:
-        raise MediaError(f"cannot be decoded ({_first_line(error)}): {path}", reason="truncated") from None
-    pictures = tuple(map(Image.fromarray, frames))
-    return Clip(pictures, tuple((places / rate).tolist()), tuple(places.tolist()), total / rate)
+    with opened(path) as clip:
+        try:
+            chosen = choose(clip.times, clip.duration, choice, part)
+        except MediaError as error:
+            raise MediaError(f"{error.problem}: {path}", reason=error.reason) from None
+        wanted = sorted(set(chosen.indices.tolist()))
+        size = fitted(*clip.size, len(chosen.indices), choice.pixels)
+        found = dict(zip(wanted, clip.frames(wanted, size), strict=True))
+    frames = tuple(found[place] for place in chosen.indices.tolist())
+    return Clip(frames, tuple(chosen.times.tolist()), tuple(chosen.indices.tolist()), chosen.duration)
 
 
 def as_pictures(messages: Sequence[dict], pictures: Sequence[list], clips: Sequence[list]) -> tuple[list[dict], list]:
@@ -151,15 +99,3 @@ def as_pictures(messages: Sequence[dict], pictures: Sequence[list], clips: Seque
             blocks += [{"type": "image"}] * (len(media) if block["type"] == "video" else 1)
         written.append({**message, "content": blocks})
     return written, shown
-
-
-def frame_places(total: int, count: int) -> np.ndarray:
-    """Indices of the frames: the middles of ``count`` equal parts of ``total``, each once. Shape: (min(both),)."""
-    count = min(total, count)
-    return ((np.arange(count) + 0.5) * total / count).astype(int)
-
-
-def _first_line(error: Exception) -> str:
-    """decord's message without its place in the source, and without its stack."""
-    line = str(error).strip().splitlines()[0]
-    return line.rpartition("Check failed: ")[2] or "no video in it"
