@@ -6,14 +6,21 @@ clips' times are told to transformers as a file has them: its rate, and the numb
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers.utils import is_torchvision_available
 
+from mmalign import backbones
+from mmalign.backbones import Job
+from mmalign.backbones._reading import Read, prompts_of
 from mmalign.forward import Batch, Encoder, Engine
-from mmalign.media import FrameChoice, open_clip, open_image
-from mmalign.records import Record, assistant_message
+from mmalign.media import Clip, FrameChoice, open_clip, open_image
+from mmalign.media.noise import Noise
+from mmalign.records import InputError, Record, assistant_message, user_message
 from tests.families import build
 from tests.tiny import noise, write_clip
 
@@ -141,3 +148,204 @@ def test_every_layout_equals_plain_rows(backbone, folder, numbers, share, pack):
         assert (mine is None) == (theirs is None)
         if mine is not None:
             assert (mine - theirs).norm() <= 1e-5 * theirs.norm() + 1e-7 * whole
+
+
+def job(folder, number: int, **options) -> Job:
+    one = record(number)
+    shown = (
+        tuple(open_image(folder / name) for name in one.images),
+        tuple(open_clip(v, folder, FRAMES) for v in one.videos),
+    )
+    return Job(one.prompt, shown[0], videos=shown[1], **options)
+
+
+def test_what_it_writes_is_what_transformers_generates(backbone, folder):
+    """Greedy, in one batch of uneven prompts."""
+    numbers = [0, 1, 2, 4]
+    written = backbone.generate([job(folder, number) for number in numbers], max_new_tokens=8)
+    for number, text in zip(numbers, written, strict=True):
+        one = record(number)
+        inputs = inputs_of(
+            backbone, folder, backbone.template(one.prompt, generation_prompt=True), one.images, one.videos
+        )
+        ids = backbone.hf_model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, eos_token_id=sorted(backbone.end_token_ids)
+        )
+        assert text == backbone.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_what_it_writes_after_a_long_clip_is_what_the_model_computes(backbone, folder):
+    """transformers' ``generate`` goes on behind the last second of a clip (Qwen2.5-VL), its forward behind the text."""
+    (written,) = backbone.generate([job(folder, 3)], max_new_tokens=6)
+    one, ids = record(3), []
+    prompt = backbone.template(one.prompt, generation_prompt=True)
+    inputs = inputs_of(backbone, folder, prompt, one.images, one.videos)
+    while len(ids) < 6:
+        logits = backbone.model(**inputs).logits[0, -1]
+        if (token := int(logits.argmax())) in backbone.end_token_ids:
+            break
+        ids.append(token)
+        more = {"input_ids": token, "attention_mask": 1, "mm_token_type_ids": 0}
+        inputs |= {k: torch.cat([inputs[k], torch.tensor([[v]])], dim=1) for k, v in more.items() if k in inputs}
+    assert ids
+    assert written == backbone.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_hidden_tokens_of_clips_and_pictures(backbone, folder):
+    """Left out or masked, it is the same; and it is another answer than of all that can be seen."""
+    whole = job(folder, 3)
+    count = backbone.image_token_count(whole.messages, whole.images, whole.videos)
+    keep = np.random.default_rng(0).random(count) < 0.5
+    found = []
+    for one, masking in ((replace(whole, keep=keep), "drop"), (replace(whole, keep=keep), "mask"), (whole, "mask")):
+        read = Read.of(backbone, prompts_of(backbone, [one], masking=masking), [[]])
+        found.append(read.logits(backbone))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+    assert (found[0] - found[2]).abs().max() > 0.01
+
+
+def clip(frames: int, times, duration: float, seed: int = 0) -> Clip:
+    rng = np.random.default_rng(seed)
+    return Clip(tuple(noise(rng) for _ in range(frames)), tuple(times), tuple(range(frames)), duration)
+
+
+def features_of(backbone, *clips) -> torch.Tensor:
+    context = backbone.encode_prompt([user_message("What?", videos=len(clips))], videos=clips)
+    (features,) = backbone.media_features([context])
+    assert len(features.tokens) == backbone.is_media(context.input_ids).sum()
+    return features.tokens
+
+
+def test_clips_of_different_lengths_in_a_prompt(backbone):
+    """Transformers takes them only one at a time in half of the families: each is seen as it is alone."""
+    clips = [clip(n, range(n), float(n), seed=n) for n in (1, 4, 3)]
+    together = features_of(backbone, *clips)
+    torch.testing.assert_close(together, torch.cat([features_of(backbone, one) for one in clips]))
+
+
+def test_the_order_of_frames_matters(backbone, folder):
+    one = clip(4, range(4), 4.0)
+    other = replace(one, frames=one.frames[::-1])
+    asked = [Job([user_message("What?", videos=1)], videos=(each,)) for each in (one, other)]
+    odds = np.log(backbone.choose(asked, ["A", "No"]))
+    assert abs(odds[0] - odds[1]).max() > 0.01
+
+
+def test_times_are_the_clips_own(backbone):
+    """Also where the rate varies: those of Qwen3-VL and SmolVLM stand in the text, Qwen2.5-VL's in the positions."""
+    times, name = (0.0, 0.5, 61.25, 63.75), type(backbone).__name__
+    context = backbone.encode_prompt([user_message("What?", videos=1)], videos=[clip(4, times, 80.0)])
+    text = backbone.tokenizer.decode(context.input_ids)
+    if name == "Qwen3VL":
+        assert [f"<{t} seconds>" in text for t in (0.2, 62.5)] == [True, True]
+        assert text.count(" seconds>") == 2
+    if name == "SmolVLM":
+        assert "series of four frames from a 0:01:20 [H:MM:SS] video" in text
+        assert [text.count(f"Frame from {t}:") for t in ("00:00", "01:01", "01:03")] == [2, 1, 1]
+    if name == "InternVL":
+        assert [text.count(f"Frame{i}: <img>") for i in range(1, 6)] == [1, 1, 1, 1, 0]
+    if name == "Qwen2_5VL":
+        media = backbone.is_media(context.input_ids)
+        moments = context.positions[0, media].unique()
+        step = backbone.hf_model.config.vision_config.tokens_per_second * 80 / 4 * 2  # two frames a patch
+        assert (moments - moments[0]).tolist() == [0, int(step)]
+
+
+def test_a_placeholder_for_clips_is_refused(backbone):
+    mark, clips = backbone.marks["video"], [clip(2, (0, 1), 2.0)]
+    with pytest.raises(InputError, match="the response holds"):
+        backbone.encode_response([user_message("What?", videos=1)], [assistant_message(f"A {mark}.")])
+    with pytest.raises(InputError, match="2 times"):
+        backbone.encode_prompt([user_message(f"What is {mark}?", videos=1)], videos=clips)
+    with pytest.raises(InputError, match="1 video placeholders in the prompt, but 0 videos"):
+        backbone.encode_prompt([user_message("What?", videos=1)])
+
+
+def test_a_template_that_knows_no_clips_says_what_to_do(backbone):
+    if type(backbone).__name__ == "SmolVLM":
+        pytest.skip("its processor has a template of its own for clips")
+    template = backbone.processor.chat_template
+    try:
+        backbone.processor.chat_template = template.replace(backbone.marks["video"], "")
+        with pytest.raises(InputError, match="template knows no clips: .*video=frames"):
+            backbone.encode_prompt([user_message("What?", videos=1)], videos=[clip(2, (0, 1), 2.0)])
+    finally:
+        backbone.processor.chat_template = template
+
+
+def test_text_of_a_prompt_is_the_same_under_any_clip(backbone):
+    content = [
+        {"type": "text", "text": "Compare"},
+        {"type": "video"},
+        {"type": "text", "text": "with"},
+        {"type": "image"},
+    ]
+    content += [{"type": "video"}, {"type": "text", "text": "and this one."}]
+    found = []
+    for frames in (1, 5):
+        clips = [clip(frames, range(frames), float(frames)), clip(2, (0, 1), 2.0)]
+        context = backbone.encode_prompt(
+            [{"role": "user", "content": content}], [clips[1].frames[0]], videos=clips, text_places=True
+        )
+        places = context.input_ids[context.text_places]
+        assert not backbone.is_media(places).any()
+        found.append(backbone.tokenizer.decode(places))
+    assert found[0] == found[1]
+    for words in ("Compare", "with", "and this one."):
+        assert words in found[0]
+    assert "econd" not in found[0] and "Frame" not in found[0]
+
+
+def test_the_tower_runs_once_over_distinct_media(backbone, folder):
+    """For policy and reference, for all views; and in as many calls where a batch has nothing to see."""
+    weights = [w for name, w in backbone.model.named_parameters() if backbone.part_of(name) != "language"]
+    for weight in weights:
+        weight.requires_grad_(False)
+    calls, first = [], next(part for part in backbone.tower.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
+    handle = first.register_forward_hook(lambda *_: calls.append(1))
+    kinds = 2 if backbone.clips_apart else 1
+    try:
+        batch = batch_of(backbone, folder, [2, 4], share=True)
+        found = []
+        for share_tower in (True, False):
+            calls.clear()
+            engine = Engine(backbone, reference=True, share_tower=share_tower)
+            found.append(engine(batch))
+            assert len(calls) == kinds * (2 - share_tower)
+        for ours, theirs in zip(*found, strict=True):
+            for view in VIEWS:
+                torch.testing.assert_close(ours[view].logps, theirs[view].logps, rtol=1e-5, atol=1e-5)
+        for numbers in ([0], [1], [4], [2]):
+            contexts = batch_of(backbone, folder, numbers, share=True).contexts
+            calls.clear()
+            backbone.media_features([*contexts, *backbone.blanks(contexts)])
+            assert len(calls) == kinds
+    finally:
+        handle.remove()
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def test_noise_falls_on_clips_too(backbone, folder):
+    context = batch_of(backbone, folder, [2], share=True).contexts[0]
+    noised = backbone.with_noise(context, Noise(steps=500, seed=1))
+    plain, other = (backbone.media_features([c])[0].tokens for c in (context, noised))
+    moved = (plain - other).abs().amax(-1) > 1e-4
+    assert moved.float().mean() > 0.8  # ends of lines and clips see no pixel
+
+
+def test_loading_finds_the_video_processor(backbone, tmp_path):
+    """Also of a folder that was written where there was no torchvision."""
+    family = backbone.hf_model.config.model_type
+    for number, made in enumerate((backbone, build(family))):
+        folder = tmp_path / str(number)
+        made.save(folder)
+        native, frames = (backbones.load(folder, device="cpu", video=video) for video in ("auto", "frames"))
+        assert native.native_video and not frames.native_video
+        assert native.processor_fingerprint() != frames.processor_fingerprint()
+        shown = [user_message("What?", videos=1)], (), None
+        one = clip(3, (0, 1, 2), 3.0)
+        expected = backbone.encode_prompt(*shown, videos=[one])
+        assert torch.equal(native.encode_prompt(*shown, videos=[one]).input_ids, expected.input_ids)
+        as_pictures = frames.encode_prompt(*shown, videos=[one])
+        assert as_pictures.text.count(frames.marks["image"]) == 3
