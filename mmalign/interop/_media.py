@@ -20,7 +20,7 @@ from mmalign.media.choice import frame_places
 from mmalign.media.files import check_clip
 from mmalign.media.folder import pictures
 from mmalign.media.image import FORMATS, check_file
-from mmalign.records import InputError, media_path
+from mmalign.records import PART_OF_CLIP, InputError, media_path
 
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 _LONGEST_PATH = 1024
@@ -103,6 +103,12 @@ class Media:
         path = media_path(name, self.root)
         check_file(path)
         return path
+
+    def whole(self, name: str) -> Path:
+        """As `path`, for formats that can say nothing of a part of a clip: Unfit, part_of_clip, where a name does."""
+        if PART_OF_CLIP.search(name):
+            raise Unfit("part_of_clip", f"is a part of a file, which the format cannot say: cut it out: {name}")
+        return self.path(name)
 
     def content(self, name: str) -> bytes:
         """The bytes of a record's picture, which can be opened."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
+from mmalign.interop import convert
 from mmalign.interop.formats import Unfit
-from mmalign.interop.formats.rrpo import tagged
-from mmalign.records import Record, text_of, user_message
-from tests.interop.reading import convert_rows, says
+from mmalign.interop.formats.rrpo import part, tagged
+from mmalign.media import Part
+from mmalign.records import InputError, Record, read_jsonl, text_of, user_message
+from tests.interop.reading import convert_rows, put_pictures, put_rows, says
 
 CLIP = [user_message("What?", videos=1)]
 
@@ -109,7 +112,11 @@ def test_videochat2_rows_have_a_record_for_each_question(clips: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"start": 1.5, "end": 4}, "part_of_clip"),
+        ({"start": 4, "end": 4}, "part_of_clip"),
+        ({"start": -1}, "part_of_clip"),
+        ({"end": 0}, "part_of_clip"),
+        ({"start": "1:30"}, "part_of_clip"),
+        ({"start": True, "end": 2}, "part_of_clip"),
         ({"QA_NEG": None}, "no_answer"),
         ({"QA_NEG": [qa("What?", "A  dog.")]}, "no_span"),
         ({"QA": [], "QA_NEG": []}, None),
@@ -123,3 +130,72 @@ def test_bad_videochat2_rows(clips: Path, change: dict, reason: str | None) -> N
     good = {"video": "b.mp4", "QA": [qa("What?", "A dog.")], "QA_NEG": [qa("What?", "A cat.")]}
     records, drops = convert_rows(clips / "a.json", [good, {**good, **change}], "rrpo")
     assert len(records) == 1 and list(drops.values()) == [reason] * bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "name"),
+    [
+        (1.5, 4, "b.mp4#t=1.5,4"),
+        (0, 20.25, "b.mp4#t=0,20.25"),
+        (12, None, "b.mp4#t=12"),
+        (None, 3.0, "b.mp4#t=0,3"),
+        (1e-5, 1234567.5, "b.mp4#t=0.00001,1234567.5"),
+        (None, None, "b.mp4"),
+    ],
+)
+def test_a_part_of_a_clip_is_named(clips: Path, start: float | None, end: float | None, name: str) -> None:
+    """In either list."""
+    good = {
+        "video": "b.mp4",
+        "QA": [qa("What?", "A dog.")],
+        "QA_NEG": [qa("What?", "A cat.")],
+        "start": start,
+        "end": end,
+    }
+    tags = row(media_path="b.mp4", start=start, end=end)
+    records, drops = convert_rows(clips / "a.json", [good, tags], "rrpo")
+    assert [record.videos for record in records] == [(name,), (name,)] and not drops
+    named = Part.of(name)
+    assert (named.start, named.end) == (start or 0, end)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(math.nan, 1), (0, math.inf), (math.inf, None), (2, 1), (1, 1 + 1e-9), (0, 10**400), (None, math.nan)],
+)
+def test_parts_that_are_none(start: float, end: float | None) -> None:
+    with pytest.raises(Unfit, match="expected seconds") as error:
+        part(start, end)
+    assert error.value.reason == "part_of_clip"
+
+
+def test_two_parts_of_one_file_keep_their_names(clips: Path) -> None:
+    rows = [row(media_path="b.mp4", start=start, end=start + 1) for start in (0, 1)]
+    records, _ = convert_rows(clips / "a.json", rows, "rrpo")
+    assert [record.videos for record in records] == [("b.mp4#t=0,1",), ("b.mp4#t=1,2",)]
+
+
+def test_a_clip_may_be_a_folder_of_frames(clips: Path) -> None:
+    put_pictures(clips, "frames/1.png", "frames/2.png")
+    [record], _ = convert_rows(clips / "a.json", [row(media_path="frames", start=1)], "rrpo")
+    assert record.videos == ("frames#t=1",)
+
+
+@pytest.mark.parametrize("target", ["llama_factory", "ms_swift", "trl"])
+def test_a_part_of_a_clip_is_not_written_as_the_whole(clips: Path, target: str) -> None:
+    """The other record is; TRL takes no clip at all."""
+    rows = [row(media_path="b.mp4"), row(sample_id=8, media_path="b.mp4", start=1)]
+    put_rows(clips / "a.json", rows)
+    convert.read(clips / "a.json", "rrpo", clips / "pairs.jsonl", progress=False)
+    output = clips / ("out.parquet" if target == "trl" else "out.jsonl")
+    with pytest.raises(InputError, match="cannot carry"):
+        convert.write(clips / "pairs.jsonl", target, output, progress=False)
+    if target == "trl":
+        with pytest.raises(InputError, match="nothing in it can be used"):
+            convert.write(clips / "pairs.jsonl", target, output, drop_extras=True, progress=False)
+        return
+    summary = convert.write(clips / "pairs.jsonl", target, output, drop_extras=True, progress=False)
+    assert (summary.kept, dict(summary.drops)) == (1, {"part_of_clip": 1})
+    assert "b.mp4" in output.read_text() and "#t" not in output.read_text()
+    [drop] = read_jsonl(convert.drop_list(output), lambda obj, **_: obj)
+    assert drop["source"] == "pairs.jsonl:2" and "b.mp4#t=1" in drop["detail"]

@@ -16,7 +16,7 @@ is ranked or not), and their entries in the ``dataset_info.json`` beside them, w
 records' own. Where the records are elsewhere, train with ``media_dir`` set to their folder.
 
 Tags are counted in answers too, so a record with a literal ``<image>`` in a text cannot be written; nor can turns that
-do not alternate between user and assistant, or media in the system's turn.
+do not alternate between user and assistant, media in the system's turn, or a part of a clip (``a.mp4#t=12,20``).
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def row(record: Record, media: Media) -> tuple[str, dict[str, Any]]:
     sides = {side: _said(getattr(record, side)) for side in ("chosen", "rejected") if getattr(record, side)}
     paths = {name: list(getattr(record, name)) for name in ("images", "videos")}
     for path in [*record.images, *record.videos]:
-        media.path(path)
+        media.whole(path)
     if record.rejected is None:
         return "sft", {"id": record.id, "conversations": [*turns, sides["chosen"]], **paths}
     return "", {"id": record.id, "conversations": turns, **sides, **paths}

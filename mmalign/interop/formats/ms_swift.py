@@ -22,7 +22,8 @@ Written: one row for each pair that a record states, so up to three, with ids ``
 ``rejected_response`` is thrown away by ms-swift. ``TARGET_sft.jsonl`` has the records with nothing rejected and
 ``TARGET_kto.jsonl`` those with nothing chosen: beside pairs in one file, ms-swift would take them for pairs of equals.
 The margin is the difference of the scores ``reward``. Paths are the records' own: set ``ROOT_IMAGE_DIR`` to the folder
-that they start from.
+that they start from. A path cannot say that a part of a clip is meant (``a.mp4#t=12,20``, ``a.mp4#order=1,0:2``): such
+records are dropped.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def row(record: Record, media: Media) -> list[tuple[str, dict[str, Any]]]:
     own = {"images": list(record.images), "videos": list(record.videos)}
     negative = {kind: list(getattr(record, f"rejected_{kind}")) or own[kind] for kind in own}
     for path in chain(*own.values(), *negative.values()):
-        media.path(path)
+        media.whole(path)
     asked = _said(record.prompt)
     if record.chosen is None:
         if negative != own or record.rejected_prompt:

@@ -17,12 +17,15 @@ The list for VideoChat2 has no tags, and several questions a row, each of which 
     {"sample_id": 7, "video": "b.mp4", "QA": [{"i": "...", "q": "...", "a": "..."}], "QA_NEG": [...]}
 
 Its spans are the words in which the answers differ (`mmalign.spans.differences`); the released code marks nothing where
-words were only added. The instruction ``i`` is put above the question. A record is of a whole clip: a row with
-``start`` or ``end`` is dropped, until the clip is cut to them.
+words were only added. The instruction ``i`` is put above the question.
+
+``start`` and ``end``, in seconds, say which part of the clip a row of either list is about; the clip is then named with
+it, ``b.mp4#t=12,20.5``.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +44,9 @@ READS = frozenset(
         *("answer", "answer_masked", "pred", "pred_masked", "QA", "QA_NEG"),
     }
 )
+
+LONGEST = 1e9
+"""Seconds that no clip has."""
 
 _TAG = re.compile(r"<(/?)MASK>")
 
@@ -72,7 +78,7 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     return {
         "id": row.get("sample_id"),
         **sides,
-        "videos": [media.video(path)],
+        "videos": [media.video(path) + part(row.get("start"), row.get("end"))],
         "chosen_spans": marked[0],
         "rejected_spans": marked[1],
         "meta": {"src": row["src"]} if row.get("src") else {},
@@ -84,13 +90,40 @@ def _from_texts(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
 
 
 def _from_qa(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    if row.get("start") is not None or row.get("end") is not None:
-        raise Unfit("part_of_clip", "start or end: cut the clip to them, and take them out of the row")
     good, bad = mapping(row["QA"]), row["QA_NEG"]
     if not isinstance(bad, Mapping) or bad.get("q") != good.get("q"):
         raise Unfit("no_answer", "QA_NEG has no answer to the same question", field="QA_NEG")
     prompt = "\n".join(text for text in (good.get("i"), question(good.get("q"))) if text)
     return prompt.replace(IMAGE, VIDEO), good.get("a"), bad.get("a")
+
+
+def part(start: Any, end: Any) -> str:
+    """What a clip's name says of the part from second ``start`` to second ``end``; either may be None.
+
+    Raises:
+        Unfit: they are no seconds, or end before they begin (``part_of_clip``).
+    """
+    if start is None and end is None:
+        return ""
+    first, last = (_seconds(each, default) for each, default in ((start, 0.0), (end, LONGEST)))
+    if not 0 <= first < last <= LONGEST:
+        raise Unfit(
+            "part_of_clip", f"expected seconds, the end after the start, got {start!r} and {end!r}", field="start"
+        )
+    return f"#t={_decimal(first)}" + ("" if end is None else f",{_decimal(last)}")
+
+
+def _seconds(value: Any, default: float) -> float:
+    """To a microsecond; not a number where it is none."""
+    if value is None:
+        return default
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LONGEST
+    return round(value, 6) if known else math.nan
+
+
+def _decimal(seconds: float) -> str:
+    """Without an exponent."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def tagged(plain: str, masked: Any) -> Spans:
