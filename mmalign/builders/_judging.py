@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,7 +13,7 @@ from mmalign import endpoint, plugins, rewards, runs
 from mmalign.builders import Drop, Unit
 from mmalign.builders._frames import Frames
 from mmalign.endpoint import Writer
-from mmalign.plugins import option
+from mmalign.plugins import check, option
 from mmalign.records import InputError, Record, assistant_message, text_of, user_message
 from mmalign.rewards.faithful import Faithful
 
@@ -54,6 +55,7 @@ class Judging(Frames):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self, "threshold", math.isfinite(self.threshold), "a number")
         _ = self._reward  # one that cannot be had is found out before any work is done
 
     @property

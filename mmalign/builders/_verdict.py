@@ -60,14 +60,20 @@ class Asked:
         if self.kind in (SHORT, OPEN):
             return self._compared(answer)
         said = self._read(answer)
-        if said is None or said == self.value:
-            return Verdict(said and True)
-        return Verdict(False, self._put_in(said))
+        if said is None or self._is_twin(said):
+            return Verdict(None)
+        return Verdict(True) if said == self.value else Verdict(False, self._put_in(said))
 
     def _read(self, text: str) -> str | None:
         if self.kind == CHOICE:
             return read_choice(text, self.options)
         return read_yes_no(text) if self.kind == YES_NO else read_number(text)
+
+    def _is_twin(self, said: str) -> bool:
+        """Whether it is another option with the words of the right one."""
+        return (
+            said != self.value and len({normalised(self.options.get(each, each)) for each in (said, self.value)}) == 1
+        )
 
     def _put_in(self, said: str) -> str | None:
         if self.kind == CHOICE:
@@ -101,7 +107,7 @@ def asked(question: str, truth: str, short_words: int) -> Asked | None:
     """
     if options := options_of(question):
         letter = read_choice(truth, options)
-        return letter and Asked(CHOICE, truth, letter, options)
+        return None if letter is None else Asked(CHOICE, truth, letter, options)
     if words_of(truth) in (["yes"], ["no"]):
         return Asked(YES_NO, truth, words_of(truth)[0])
     words, number = normalised(truth), read_number(truth)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scripted import Scripted, media, run
 
 from mmalign import backbones, builders, endpoint, training
@@ -466,6 +465,7 @@ def test_neither_batch_nor_unit_matters(root: Path) -> None:
 @pytest.mark.parametrize("options", [
     {"kinds": "drop"}, {"kinds": ""}, {"mask_min": 0}, {"mask_max": 0.2}, {"mask_max": 1.1}, {"window": 1},
     {"frames": 0}, {"attempts": 0}, {"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"short_words": -1},
+    {"threshold": math.nan},
 ])  # fmt: skip
 def test_options_out_of_range(options: dict) -> None:
     with pytest.raises(InputError) as caught:
@@ -492,14 +492,12 @@ def test_judges_that_cannot_be_had(options: dict, field: str | None, problem: st
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions about clips of the embedded world, with their answers."""
     folder = write_split(tmp_path_factory.mktemp("world"), "pairs", 0, clips=3)
-    sources = []
-    for file in sorted((folder / "questions").glob("*.jsonl")):
-        for question in read_jsonl(file, Question.parse):
-            name = f"{Path(question.videos[0]).name}.avi"
-            frames = sorted((folder / question.videos[0]).iterdir())
-            write_clip(folder / name, [Image.open(frame).convert("RGB") for frame in frames], fps=1)
-            sources.append(Record(question.id, question.prompt, [assistant_message(question.gold)], videos=(name,)))
-    write_jsonl(folder / "sources.jsonl", sources)
+    rows = [
+        {"id": each.id, "video": each.videos[0], "question": text_of(each.prompt), "answer": each.gold}
+        for file in sorted((folder / "questions").glob("*.jsonl"))
+        for each in read_jsonl(file, Question.parse)
+    ]
+    write_jsonl(folder / "sources.jsonl", rows)
     return folder
 
 

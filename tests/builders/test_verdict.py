@@ -72,6 +72,9 @@ def test_a_choice_is_not_the_first_letter_that_comes() -> None:
 def test_two_options_with_the_same_words_are_told_apart_by_their_letters() -> None:
     same = {"A": "a dog", "B": "the dog"}
     assert read_choice("dog", same) is None and read_choice("(B) the dog", same) == "B"
+    question = asked("Q?\n(A) a dog\n(B) the dog\n(C) a cat", "(A) a dog", 3)
+    assert question.verdict("(B)") == Verdict(None) and question.verdict("(A)") == Verdict(True)
+    assert question.verdict("C").rejected == "(C) a cat", "nobody is wrong who says the same"
 
 
 @pytest.mark.parametrize("text, said", [
