@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.backbones import Backbone
+from mmalign.backbones import Backbone, Context
 from mmalign.forward.batch import Batch
 from mmalign.forward.lora import add_in_place
-from mmalign.forward.statistics import LayerMeans, by_view, response_hidden
+from mmalign.forward.statistics import LayerMeans, blanks_for, by_view, response_hidden
 from mmalign.forward.vocabulary import TILE, Other, Scorer, tiles_for
 from mmalign.objectives import TokenStats
 from mmalign.records import InputError
@@ -104,35 +104,36 @@ class Engine(nn.Module):
         """
         if not self.share_tower:
             batch = batch.unshared()
+        blanks = blanks_for(self.backbone, batch)
         with self._tower_once() as again:
             reference, hidden = None, None
             if batch.known:
                 reference, hidden = by_view(batch, {"logps": batch.known["logps"]}), batch.known.get("hidden")
             elif self.needs_reference:
-                hidden = self._reference_hidden(batch)
+                hidden = self._reference_hidden(batch, blanks)
                 again()
                 reference = self._statistics_of_reference(batch, hidden)
             compares = self.token_kl or self.mixture is not None
             other = Other(hidden, self._reference_head, self.token_kl, self.mixture) if compares else None
-            return self._statistics_of_policy(batch, other), reference
+            return self._statistics_of_policy(batch, blanks, other), reference
 
     @torch.no_grad()
     def reference_statistics(self, batch: Batch) -> Statistics:
         """Statistics of the reference alone."""
-        return self._statistics_of_reference(batch, self._reference_hidden(batch))
+        return self._statistics_of_reference(batch, self._reference_hidden(batch, blanks_for(self.backbone, batch)))
 
-    def _statistics_of_policy(self, batch: Batch, other: Other | None) -> Statistics:
-        hidden = response_hidden(self.backbone, batch)
+    def _statistics_of_policy(self, batch: Batch, blanks: Sequence[Context], other: Other | None) -> Statistics:
+        hidden = response_hidden(self.backbone, batch, blanks)
         scores = self._score(self.scorer, hidden, self.backbone.head, batch, entropy=self.entropy, other=other)
         return by_view(batch, scores)
 
     @torch.no_grad()
-    def _reference_hidden(self, batch: Batch) -> Tensor:
+    def _reference_hidden(self, batch: Batch, blanks: Sequence[Context]) -> Tensor:
         with self._reference() as backbone:
             if self.layer_means is None:
-                return response_hidden(backbone, batch)
+                return response_hidden(backbone, batch, blanks)
             with self.layer_means.listen(backbone.decoder.layers):
-                return response_hidden(backbone, batch)
+                return response_hidden(backbone, batch, blanks)
 
     @torch.no_grad()
     def _statistics_of_reference(self, batch: Batch, hidden: Tensor) -> Statistics:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.backbones import Backbone, Packed
+from mmalign.backbones import Backbone, Context, Packed
 from mmalign.forward.batch import Batch
 from mmalign.objectives import TokenStats
 
 
-def response_hidden(backbone: Backbone, batch: Batch) -> Tensor:
+def response_hidden(backbone: Backbone, batch: Batch, blanks: Sequence[Context] = ()) -> Tensor:
     """Run tower and language model once over the batch.
+
+    Args:
+        blanks: what the tower has to see besides; see `blanks_for`.
 
     Returns:
         The hidden states that predict response tokens, response after response. Shape: (batch.mask.sum(), H).
     """
-    blanks = backbone.blanks(batch.contexts) if _must_look(backbone) else []
     features = backbone.media_features([*batch.contexts, *blanks])
     features, unseen = features[: len(batch.contexts)], features[len(batch.contexts) :]
     if batch.rows:
@@ -62,15 +64,16 @@ class LayerMeans:
         self.found.append(states.detach().float().mean(-1))
 
 
-def _must_look(backbone: Backbone) -> bool:
-    """Whether tower and projector have to run though there is nothing to see.
+def blanks_for(backbone: Backbone, batch: Batch) -> list[Context]:
+    """What tower and projector have to see though the batch has nothing of its kind, if they have to.
 
     Other ranks may have pictures or clips, and wait for this one's share of the weights. And a weight without any
     gradient is left out of the optimiser's step, where one whose gradient is zero goes on by its momentum: which of the
     two happens must not depend on whether another rank, or DeepSpeed, is there.
     """
     several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-    return several or (torch.is_grad_enabled() and backbone.sight_trains)
+    needed = several or (torch.is_grad_enabled() and backbone.sight_trains)
+    return backbone.blanks(batch.contexts) if needed else []
 
 
 def by_view(batch: Batch, scores: dict[str, Tensor]) -> dict[str, TokenStats]:
