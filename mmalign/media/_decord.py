@@ -11,6 +11,7 @@ Only in the process that decodes (`mmalign.media._decoding`).
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from PIL import Image
 from mmalign.media._files import container, duration_of
 from mmalign.media._mp4 import frame_table
 from mmalign.media.image import MediaError, check_size
+
+_MEMORY = 1 << 30
+"""Bytes that it may take beside what there was."""
 
 _READ = ("mov", "matroska", "avi", "flv", "asf")
 _PRECISION = 2.0**-22  # of decord's times, relative
@@ -39,6 +43,7 @@ class Reader:
         if kind not in _READ:
             raise MediaError(f"decord finds the wrong frames in this kind of file ({kind}): pip install av")
         self._jumps = False  # until its tables are read
+        self._most = _resident() + _MEMORY
         self._open()
         try:
             spans = self._reader.get_frame_timestamp(range(len(self._reader))).astype(float)
@@ -82,6 +87,8 @@ class Reader:
 
     def _read(self, place: int) -> np.ndarray:
         """A frame. Shape: (height, width, 3), uint8."""
+        if _resident() > self._most:
+            self._empty()
         if self._jumps:
             key = max((key for key in self._reader.get_key_indices() if key <= place), default=0)
             if key > self._at or place < self._at:
@@ -95,8 +102,24 @@ class Reader:
             for _ in range(self._at, place):  # skip_frames would jump
                 self._alive()
                 self._reader.next()
+                if _resident() > self._most:
+                    self._empty()
         self._at = place + 1
         return self._reader.next().asnumpy()
+
+    def _empty(self) -> None:
+        """Begins anew: decord decodes ahead of what is asked for, without an end, and keeps it all."""
+        if not self._jumps:
+            raise MediaError("decord needs too much memory for a file in which it cannot jump: pip install av")
+        self._open()
+
+
+def _resident() -> int:
+    """Bytes of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _undecodable(error: Exception) -> MediaError:

@@ -39,7 +39,7 @@ class Decoder:
     """A process that decodes.
 
     Attributes:
-        decoded: frames that it decoded for the last request, wanted or not.
+        decoded: frames that it decoded since it was started, wanted or not.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Decoder:
         """
         limit = time_limit()
         try:
-            self._process.stdin.write(json.dumps({**request, "reader": _reader()}).encode() + b"\n")
+            self._process.stdin.write(json.dumps({**request, "reader": wanted_reader()}).encode() + b"\n")
         except BrokenPipeError:
             raise self._crashed() from None
         while True:
@@ -82,7 +82,7 @@ class Decoder:
             if "error" in header:
                 raise MediaError(header["error"], reason=header["reason"])
             if "end" in header:
-                self.decoded = header["decoded"]
+                self.decoded += header["decoded"]
                 return
             if "alive" not in header:
                 yield header, self._bytes(header.get("bytes", 0), limit)
@@ -140,7 +140,8 @@ def time_limit() -> float:
     return limit
 
 
-def _reader() -> str:
+def wanted_reader() -> str:
+    """``av`` or ``decord``, as MMALIGN_VIDEO_READER says; empty: the better one that is installed."""
     name = os.environ.get("MMALIGN_VIDEO_READER", "")
     if name not in _READERS:
         raise InputError(f"MMALIGN_VIDEO_READER is {name!r}: expected av or decord")

@@ -26,14 +26,14 @@ def pictures(folder: Path) -> list[Path]:
     """The pictures in a folder, in the natural order of their names; hidden files are none.
 
     Raises:
-        MediaError: with reason missing (no folder) or no_video (without a picture).
+        MediaError: with reason missing: no folder, or none with a picture.
     """
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != "."]
     except OSError as error:
         raise MediaError(f"no folder of frames ({error.strerror}): {folder}", reason="missing") from None
     if not found:
-        raise MediaError(f"a folder without a picture: {folder}", reason="no_video")
+        raise MediaError(f"a folder without a picture: {folder}", reason="missing")
     return sorted(found, key=lambda path: natural(path.name))
 
 

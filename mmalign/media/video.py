@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmalign.media._cache import FrameCache
+from mmalign.media._process import wanted_reader
 from mmalign.media.choice import FRAMES, WHOLE, FrameChoice, Part, choose, fitted
 from mmalign.media.files import opened
 from mmalign.media.image import MediaError
@@ -55,7 +57,19 @@ def read_clip(path: str | Path, choice: FrameChoice = FRAMES, part: Part = WHOLE
             frame that is wanted cannot be decoded), too_large, out_of_range (what is asked for is not in the clip),
             timeout or crashed (of the decoder).
     """
-    path = Path(path)
+    path, cache = Path(path), FrameCache.of_environment()
+    entry = cache and cache.entry(path, choice, part, wanted_reader())
+    if entry and (found := cache.find(entry)):
+        about, frames = found
+        return Clip(tuple(frames), tuple(about["times"]), tuple(about["indices"]), about["duration"])
+    clip = _read(path, choice, part)
+    if entry:
+        about = {"times": clip.times, "indices": clip.indices, "duration": clip.duration}
+        cache.keep(entry, about, clip.frames)
+    return clip
+
+
+def _read(path: Path, choice: FrameChoice, part: Part) -> Clip:
     with opened(path) as clip:
         try:
             chosen = choose(clip.times, clip.duration, choice, part)

@@ -305,7 +305,7 @@ def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(MediaError, match=r"frame7\.png"):
         read_indices(folder, [7])
     (tmp_path / "empty").mkdir()
-    assert reason(read_clip, tmp_path / "empty") == "no_video"
+    assert reason(read_clip, tmp_path / "empty") == "missing"
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
