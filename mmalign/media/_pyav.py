@@ -14,10 +14,14 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from mmalign.media._files import container, duration_of
 from mmalign.media.image import MediaError, check_size
+
+if not hasattr(av.VideoFrame, "rotation"):
+    raise ImportError(f"PyAV {av.__version__} does not say how frames are turned: pip install 'av>=15'")
 
 NEAR = 8
 """Frames that are rather decoded than jumped over: to jump empties the decoder."""
@@ -78,7 +82,7 @@ class Reader:
             )
         except FFmpegError as error:
             raise MediaError(f"cannot be opened ({_words(error)})", reason="truncated") from None
-        pictures = [s for s in self._file.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        pictures = [s for s in self._file.streams.video if Disposition.attached_pic not in s.disposition]
         if not pictures:
             raise MediaError("has no picture, only sound or text", reason="no_video")
         self._stream = pictures[0]

@@ -244,8 +244,9 @@ def test_only_what_is_needed_is_decoded(made, reader):
     path, times = made["closed.mp4"]
     with decoder() as process:
         list(process.ask(do="probe", path=str(path)))
+        before = process.decoded
         list(process.ask(do="frames", path=str(path), indices=[2, 38], size=None))
-        assert process.decoded < 16  # of 60; groups are of 12
+        assert process.decoded - before < 16  # of 60; groups are of 12
 
 
 def test_a_late_part_of_a_late_file(shared_data):
@@ -341,7 +342,8 @@ def test_files_that_are_cut_short(made, tmp_path, name):
     assert reason(read_clip, short) == "truncated"
 
 
-def test_a_frame_after_one_that_is_damaged_is_refused(made, tmp_path):
+def test_a_frame_after_one_that_is_damaged_is_refused(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMALIGN_VIDEO_READER", "av")
     path, times = made["closed.mp4"]
     data = bytearray(path.read_bytes())
     at, size = clips.packet(path, 27)
