@@ -19,8 +19,8 @@ repeat             g units, drawn uniformly, each repeated to n in all          
 speed              each r-th unit                                                ours
 =================  ============================================================  ===================
 
-TEMPLE: Li et al., arXiv 2503.16929, as its released code defines them; RRPO: Sarkar et al., arXiv 2504.12083. A plan
-that leaves everything as it was is never made, as it is by TEMPLE's code: half of its shuffles at r = 2 with even n.
+TEMPLE: Li et al., arXiv 2503.16929, as its released code defines them; RRPO: Sarkar and Etemad, arXiv 2504.12083. No
+plan leaves everything as it was. TEMPLE's code makes such ones: half of its shuffles at r = 2 with even n.
 """
 
 from __future__ import annotations
@@ -207,17 +207,15 @@ def plan(
     """
     names = _names(kind)
     _check_numbers(names, units, r, window, area, aspect)
-    parameters = [_parameter(name, units, r, window, area) for name in names]
+    strengths = [strength(name, units, r, window, area) for name in names]
     order: tuple[int, ...] | None = tuple(range(units))
     if names[-1] != MASK:
-        drawn_from = runs.stable_seed("order", seed, kind, units, parameters)
-        order = order_of(names[-1], units, parameters[-1], drawn_from, set(without))
+        drawn_from = runs.stable_seed("order", seed, kind, units, strengths)
+        order = order_of(names[-1], units, strengths[-1], drawn_from, set(without))
     if order is None:
         return None
-    box = (
-        _box(parameters[0], aspect, runs.stable_seed("mask", seed, kind, units, parameters)) if MASK in names else None
-    )
-    level = r or (parameters[-1] if names[-1] == "local_shuffle" else LEVELS[0])
+    box = _box(strengths[0], aspect, runs.stable_seed("mask", seed, kind, units, strengths)) if MASK in names else None
+    level = r or (strengths[-1] if names[-1] == "local_shuffle" else LEVELS[0])
     return Plan(kind, level, (r,) if r else (), units, order, box, seed, fill)
 
 
@@ -262,21 +260,26 @@ def _merged(kind: str, units: int, levels: Sequence[int], **options: Any) -> lis
     groups: dict[tuple, list[int]] = defaultdict(list)
     for r in levels:
         _check_numbers(names, units, r, window, area, 1.0)
-        groups[tuple(_parameter(name, units, r, window, area) for name in names)].append(r)
+        groups[tuple(strength(name, units, r, window, area) for name in names)].append(r)
     return [tuple(group) for group in groups.values()]
 
 
-def _parameter(
-    name: str, units: int, r: int | None, window: int | None, area: tuple[float, float] | None
+def strength(
+    kind: str, units: int, r: int | None, window: int | None = None, area: tuple[float, float] | None = None
 ) -> int | tuple[float, float]:
-    """All that the level decides: the size of a block, a window or a step, how many units are kept, or the area."""
-    if name == MASK:
+    """All that the level decides of one of `KINDS`: levels for which it is equal come to the same.
+
+    Returns:
+        Of a mask the least and the largest share of the area that it hides; else how many units are kept (drop, splice,
+        repeat), are in a block (shuffle, reverse) or a window (local_shuffle, global_shuffle), or make a step (speed).
+    """
+    if kind == MASK:
         return area or ((1 - 1 / r, 1 - 1 / r) if r else AREA)
-    if name == "global_shuffle":
+    if kind == "global_shuffle":
         return units
-    if name == "local_shuffle":
+    if kind == "local_shuffle":
         return min(units, window or r or WINDOW)
-    return min(units, r) if name == "speed" else max(1, units // r)
+    return min(units, r) if kind == "speed" else max(1, units // r)
 
 
 def _box(area: tuple[float, float], aspect: float, seed: int) -> Box:

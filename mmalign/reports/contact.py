@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mmalign.flags import guarded
-from mmalign.media import Clip, FrameChoice, read_clip
+from mmalign.media import Clip, FrameChoice, Part, read_clip
 from mmalign.media.perturb import KINDS, LEVELS, Plan, deal, plans
-from mmalign.records import InputError
+from mmalign.records import PART_OF_CLIP, InputError
 
 INK, PALE, LINE, PAPER = (32, 33, 36), (118, 122, 128), (214, 216, 220), (255, 255, 255)
 STRANGE = (200, 40, 40)
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "few frames are one row.",
         epilog="Example: python -m mmalign.reports.contact talk.mp4 --output sheet.png --kinds shuffle mask",
     )
-    parser.add_argument("clip", type=Path, help="a clip, or a folder of its frames")
+    parser.add_argument("clip", help="a clip, a part of one (talk.mp4#t=12,20), or a folder of frames")
     parser.add_argument("--output", type=Path, required=True, help=f"picture to write ({', '.join(_ENDINGS)})")
     parser.add_argument("--frames", type=int, default=8, help="frames that are shown (default: %(default)s)")
     parser.add_argument("--units", type=int, help="parts that the clip is cut into (default: one for each frame)")
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--levels", nargs="+", type=int, default=list(LEVELS), metavar="R", help="(default: 2 4 8 16)")
     parser.add_argument("--window", type=int, help="units in a window of local_shuffle, whatever the level")
-    parser.add_argument("--other", type=Path, help="the clip that splice takes from")
+    parser.add_argument("--other", help="the clip that splice takes from")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other plans (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=72, help="longer side of a frame (default: %(default)s)")
     parser.add_argument("--title", help="a line above (default: the clip's name)")
@@ -190,13 +190,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     _check(options)
-    clip = read_clip(options.clip, FrameChoice(count=options.frames))
-    other = read_clip(options.other, FrameChoice(count=len(clip.frames))) if options.other else None
+    clip = _read(options.clip, options.frames)
+    other = _read(options.other, len(clip.frames)) if options.other else None
     sheet, rows = _drawn(options, clip, other)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(options.output)
     print(f"{options.output}: {rows - 1} plans of {len(clip.frames)} frames, {sheet.width} x {sheet.height} pixels")
     return 0
+
+
+def _read(name: str, count: int) -> Clip:
+    return read_clip(PART_OF_CLIP.sub("", name), FrameChoice(count=count), Part.of(name))
 
 
 def _drawn(options: argparse.Namespace, clip: Clip, other: Clip | None) -> tuple[Image.Image, int]:
@@ -211,7 +215,9 @@ def _drawn(options: argparse.Namespace, clip: Clip, other: Clip | None) -> tuple
             file=options.other,
         )
     rows = list(rows_of(clip.frames, made, other.frames if other else ()))
-    return contact_sheet(rows, options.clip.name if options.title is None else options.title, options.pixels), len(rows)
+    return contact_sheet(
+        rows, Path(options.clip).name if options.title is None else options.title, options.pixels
+    ), len(rows)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import runpy
 from collections import Counter
 from itertools import combinations, permutations
 
@@ -14,6 +16,7 @@ from PIL import Image
 from mmalign.media._orders import ORDERS
 from mmalign.media.perturb import AREA, GREY, KINDS, LEVELS, Plan, covered, deal, plan, plans
 from mmalign.records import InputError
+from tests.conftest import REPOSITORY
 
 SEEDS = range(3)
 
@@ -405,6 +408,33 @@ def test_arguments_out_of_range(arguments, options, field):
     kind, units, r, seed = arguments
     with pytest.raises(InputError):
         plans([kind], units, [r], seed=seed, **options)
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+PAGE = (REPOSITORY / "docs" / "perturbations.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_page_is_what_is_printed():
+    assert runpy.run_path(str(REPOSITORY / "docs" / "perturbations.py"))["table"]() in PAGE
+
+
+def test_the_picture_of_the_page_is_what_is_drawn():
+    """In size: the pixels of letters may differ with Pillow's font."""
+    drawn = runpy.run_path(str(REPOSITORY / "docs" / "perturbations.py"))["sheet"]()
+    with Image.open(REPOSITORY / "docs" / "images" / "contact.png") as image:
+        assert image.size == drawn.size
+
+
+def test_the_plan_of_the_page_is_one():
+    [line] = [line for line in PAGE.splitlines() if line.startswith('    {"kind"')]
+    [made] = [one for one in plans(["reverse"], 4, seed=7) if one.r == 4]
+    assert Plan.of(json.loads(line)) == made
+
+
+def test_every_kind_has_a_row_on_the_page():
+    section = PAGE.partition("## Kinds")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(KINDS)
 
 
 def test_every_kind_is_tested_here():
