@@ -69,9 +69,19 @@ class Reader:
         Raises:
             MediaError: with reason truncated: a frame cannot be decoded, or is predicted from one that cannot.
         """
-        done = 0
+        done, again = 0, False
         while done < len(indices):
-            done = yield from self._stretch(indices, done, size or self.size)
+            key = 0 if again else self._key_of(indices[done])
+            try:
+                for pixels in self._stretch(indices[done:], key, size or self.size):
+                    done += 1
+                    yield pixels
+                again = False
+            except MediaError:
+                if not key:
+                    raise
+                self._damage.clear()
+                again = True  # from the beginning: what a file calls a key frame may lean on those before it
 
     # ---- what is in the file ----------------------------------------------------------------------------------------
 
@@ -161,24 +171,23 @@ class Reader:
 
     # ---- decoding ---------------------------------------------------------------------------------------------------
 
-    def _stretch(self, indices: Sequence[int], done: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
-        """Frames from ``indices[done]`` on, as far as it is worth to go on decoding; returns how many are done."""
+    def _stretch(self, indices: Sequence[int], key: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """Frames from the key frame ``key`` on, as far as it is worth to go on decoding."""
+        wanted = deque(indices)
         held: deque[tuple[int, np.ndarray]] = deque()  # until all that they may be predicted from has come out
-        for mark, frame in self._decoded_from(self._key_of(indices[done])):
-            if done < len(indices) and mark >= self._marks[indices[done]]:
-                if mark > self._marks[indices[done]]:
-                    raise self._broken(indices[done])
-                held.append((indices[done], self._pixels(frame, size)))
-                done += 1
+        for mark, frame in self._decoded_from(key):
+            if wanted and mark >= self._marks[wanted[0]]:
+                if mark > self._marks[wanted[0]]:
+                    break
+                held.append((wanted.popleft(), self._pixels(frame, size)))
             while held and self._settled[self._positions[held[0][0]]] <= mark:
                 yield self._sound(*held.popleft())
-            if not held and (done == len(indices) or self._far(mark, indices[done])):
-                return done
+            if not held and (not wanted or len(wanted) < len(indices) and self._far(mark, wanted[0])):
+                return
         while held:
             yield self._sound(*held.popleft())
-        if done < len(indices):
-            raise self._broken(indices[done])
-        return done
+        if wanted:
+            raise self._broken(wanted[0])
 
     def _decoded_from(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames in display order with their marks, from the key frame ``key`` on.
@@ -192,7 +201,10 @@ class Reader:
             try:
                 frames = packet.decode()
             except FFmpegError:
-                self._damage.add(count if self._by_count else self._position_of.get(packet.pts, 0))
+                if self._by_count:
+                    self._damage.add(count)
+                elif packet.pts is None or packet.pts >= self._keys[key]:
+                    self._damage.add(self._position_of.get(packet.pts, 0))
                 continue
             for frame in frames:
                 self.decoded += 1

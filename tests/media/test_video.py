@@ -238,6 +238,15 @@ def test_every_kind_of_clip_gives_the_frames_asked_for(made, reader, name):
     assert [clips.said(frame) for part in parts for frame in part] == list(range(count))
 
 
+@pytest.mark.parametrize("name", ["open.mp4", "hevc.mp4", "stored.mp4", "open.ts", "programme.mpg"])
+def test_why_decord_is_not_asked_by_index(made, name):
+    """It gives other frames than those asked for. Where it no longer does, it may be trusted with more."""
+    decord = pytest.importorskip("decord", reason="decord is not installed")
+    some = [12, 24, 36, 48]
+    found = decord.VideoReader(str(made[name][0]), num_threads=1).get_batch(some).asnumpy()
+    assert [clips.said(frame) for frame in found] != some
+
+
 def test_only_what_is_needed_is_decoded(made, reader):
     from mmalign.media._process import decoder
 
