@@ -50,18 +50,23 @@ class PooledClips(Backbone):
     def _clips(self, contexts: Sequence[Context]) -> list[list[Tensor]]:
         """Tokens of each clip of each context, (n, H).
 
-        Frames do not see each other in the tower, so those of all clips go through it as one clip, whose end, which a
-        token of its own may mark, is the end of each.
+        Frames do not see each other in the tower, so those of all clips go through it as if they were one clip.
         """
         media = [{name: context.media[name] for name in _CLIPS} for context in contexts if _CLIPS[0] in context.media]
         if not media:
             return [[] for _ in contexts]
         pixels, frames = self.merge_media(media).values()
+        wanted = sum(int((context.input_ids == self.hf_model.config.video_token_id).sum()) for context in contexts)
+        each = (wanted - len(frames) * len(self.clip_end)) // len(pixels)
         tokens = flat(self.hf_model.get_video_features(pixels[None], return_dict=True).pooler_output)
-        each, ends = len(tokens) // len(pixels), len(tokens) % len(pixels)
-        shown = tokens[: len(tokens) - ends].split((each * frames).tolist())
-        left = iter(torch.cat([clip, tokens[len(tokens) - ends :]]) for clip in shown)
+        shown = tokens[: each * len(pixels)].split((each * frames).tolist())
+        left = iter(torch.cat([clip, self.clip_end.to(clip)]) for clip in shown)
         return [[next(left) for _ in context.media.get(_CLIPS[1], ())] for context in contexts]
+
+    @property
+    def clip_end(self) -> Tensor:
+        """What stands after the frames of a clip. Shape: (n, H)."""
+        return torch.zeros(0, self.decoder.config.hidden_size)
 
     def _in_order(self, input_ids: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """Tokens of pictures, then of clips, to the order in which they stand in the prompt. Shape: (N, H)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # without torchvision too, before 5.20
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import get_video_processor_config
 from transformers.utils import PushToHubMixin, is_torchvision_available

@@ -105,7 +105,7 @@ def _arguments(backbone: Backbone, kind: str, media: Sequence[Any]) -> dict[str,
     seconds = clip.duration or float(len(frames))
     metadata = VideoMetadata(total_num_frames=seconds, fps=1.0, frames_indices=times, duration=seconds)
     return {
-        "videos": [np.stack(frames)],
+        "videos": [[np.stack(frames)]],
         "video_metadata": [metadata],
         "do_sample_frames": False,
         "input_data_format": "channels_last",

@@ -89,7 +89,7 @@ def inputs_of(backbone, folder, text: str, images, videos) -> dict:
         VideoMetadata(COUNT, fps=float(RATES[name[0]]), duration=COUNT / RATES[name[0]], frames_indices=[*clip.indices])
         for name, clip in zip(videos, clips, strict=True)
     ]
-    frames = {"videos": [np.stack(clip.frames) for clip in clips], "video_metadata": told, "do_sample_frames": False}
+    frames = {"videos": [[np.stack(clip.frames) for clip in clips]], "video_metadata": told, "do_sample_frames": False}
     pictures = [open_image(folder / name) for name in images] or None
     found = backbone.processor(text=[text], images=pictures, return_tensors="pt", **(frames if clips else {}))
     if pictures and clips and "pixel_attention_mask" in found:

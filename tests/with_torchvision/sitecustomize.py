@@ -12,10 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-_MISSING = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class _Declare:
@@ -23,20 +20,24 @@ class _Declare:
 
     @classmethod
     def find_spec(cls, name: str, *_: Any) -> None:
+        """Nothing is found here: the next one that is asked finds it."""
         if name != "torchvision":
             return
         sys.meta_path.remove(cls)
         found = PathFinder.find_spec(name)
-        if found is None:
-            return
-        import torch
+        if found is not None:
+            _declare(Path(found.origin).parent)
 
-        try:
-            for compiled in Path(found.origin).parent.glob("_C*.so"):
-                torch.ops.load_library(str(compiled))
-        except OSError:
-            for signature in _MISSING:
-                torch.library.define(f"torchvision::{signature.partition('(')[0]}", signature.partition("nms")[2])
+
+def _declare(folder: Path) -> None:
+    import torch
+
+    try:
+        for compiled in folder.glob("_C*.so"):
+            torch.ops.load_library(str(compiled))
+    except OSError:
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", _SIGNATURE)
 
 
 sys.meta_path.insert(0, _Declare)
