@@ -66,6 +66,7 @@ def predict(
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if any(question.videos for question in questions):
         options["frames"] = asdict(frames)
+        options["native_video"] = getattr(backbone, "native_video", False)
     picture = lru_cache(maxsize=_DISTINCT_MEDIA)(lambda name: open_image(media_path(name, media_root)))
     clip = lru_cache(maxsize=_DISTINCT_MEDIA)(lambda name: open_clip(name, media_root, frames))
 
@@ -154,6 +155,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", help="PEFT adapter folder to put on top of the model")
     parser.add_argument("--dtype", default="auto", help="auto (default), float32, bfloat16 or float16")
     parser.add_argument("--batch_size", type=_options.positive, default=8, help="questions at a time (default 8)")
+    parser.add_argument(
+        "--video",
+        default="auto",
+        help="how it sees clips: native, frames (as pictures), or auto (default): native if it can",
+    )
     _options.add_frame_arguments(parser)
 
 
@@ -161,7 +167,7 @@ def load_model(args: argparse.Namespace) -> Backbone:
     """The backbone that the flags of `add_model_arguments` name."""
     from mmalign import backbones
 
-    return backbones.load(args.model, adapter=args.adapter, dtype=args.dtype)
+    return backbones.load(args.model, adapter=args.adapter, dtype=args.dtype, video=args.video)
 
 
 def command(args: argparse.Namespace) -> int:

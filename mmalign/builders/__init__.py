@@ -143,6 +143,7 @@ def build(
             **maker,
             "dtype": dtype,
             **({"batch_size": batch_size} if coarse else {}),
+            **({"native_video": True} if getattr(model, "native_video", False) else {}),
             "files": _files_of(builder),
             "inputs": inputs,
             "media_root": str(root),
@@ -185,6 +186,7 @@ class ModelOptions:
     dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
     attn_implementation: str = plugins.option("sdpa", "sdpa or eager.")
     trust_remote_code: bool = plugins.option(False, "Run code that came with the model.")
+    video: str = plugins.option("auto", "How it sees clips: native, frames (as pictures), or auto: native if it can.")
     batch_size: int = plugins.option(8, "Texts that the model writes at a time: as many as fit in memory.")
 
 
@@ -263,6 +265,7 @@ def _load_model(options: ModelOptions) -> Writer:
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         trust_remote_code=options.trust_remote_code,
+        video=options.video,
     )
 
 
