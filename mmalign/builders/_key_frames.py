@@ -60,7 +60,7 @@ def key_frames(path: Path, stretches: Sequence[tuple[int, int]], count: int) -> 
 
     Args:
         stretches: first and last frame in the file, both inclusive, of each.
-        count: frames of each; fewer where a stretch has not as many.
+        count: frames of each; fewer where a stretch is too short for as many: one of a single frame, or of two.
 
     Returns:
         Frames of the file, ascending, for each stretch.

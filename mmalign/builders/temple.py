@@ -25,11 +25,14 @@ from mmalign.endpoint import Writer
 from mmalign.media import MediaError
 from mmalign.media.perturb import LEVELS, Plan, plans
 from mmalign.plugins import check, option
-from mmalign.records import Record, assistant_message, user_message
+from mmalign.records import Message, Record, assistant_message, user_message
 
 KINDS = ("drop", "shuffle", "reverse")
 CAPTION, PIXEL, BOTH = "caption", "pixel", "both"
 """What is perturbed; see ``level``."""
+
+PAPER, SOURCE = "paper", "source"
+"""Whose question pairs answer; see ``ask``."""
 
 
 class _Ask(NamedTuple):
@@ -66,6 +69,10 @@ class TEMPLE(Selection):
     )
     kinds: str = option(",".join(KINDS), "Perturbations, with commas between them.")
     levels: str = option(",".join(map(str, LEVELS)), "Their strengths r, with commas between them; 2 is the mildest.")
+    ask: str = option(
+        PAPER,
+        "What pairs answer, and what is asked of frames: paper (one of six prompts) or source (the source's own).",
+    )
     context: int = option(1, "Clips before a clip that the model sees beside it, to caption it.")
     first_prompt: str = option(_telling.FIRST_PROMPT, "What is asked about the first clip.")
     next_prompt: str = option(
@@ -85,6 +92,7 @@ class TEMPLE(Selection):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "level", self.level in (CAPTION, PIXEL, BOTH), f"{CAPTION}, {PIXEL} or {BOTH}")
+        check(self, "ask", self.ask in (PAPER, SOURCE), f"{PAPER} or {SOURCE}")
         check(self, "kinds", bool(self._kinds) and set(self._kinds) <= {*KINDS}, f"some of {', '.join(KINDS)}")
         check(self, "levels", bool(self._levels) and min(self._levels) >= 2, "whole numbers from 2 on")
         for name in ("max_caption_tokens", "max_tokens", "max_length_ratio"):
@@ -182,10 +190,12 @@ class TEMPLE(Selection):
         seed = runs.stable_seed(self.seed, video.source.id, "plan")
         return plans(self._kinds, len(video.runs), self._levels, seed=seed)
 
-    def _prompt(self, source: Record) -> str:
-        """What a source's pairs answer."""
+    def _prompt(self, source: Record) -> list[Message]:
+        """What a source's pairs answer, about its one clip."""
+        if self.ask == SOURCE:
+            return list(source.prompt)
         draw = runs.uniform(np.array([runs.stable_seed(self.seed, source.id, "prompt")]), 0)[0]
-        return _telling.PROMPTS[int(draw * len(_telling.PROMPTS))]
+        return [user_message(_telling.PROMPTS[int(draw * len(_telling.PROMPTS))], videos=1)]
 
     def _story(self, video: Video, captions: Sequence[str], level: str, plan: Plan | None) -> _Ask:
         """A response: to the captions, or to the frames, as they are or as a plan shows them."""
@@ -196,7 +206,7 @@ class TEMPLE(Selection):
             messages = _telling.story_question(shown, self.story_prompt)
             return _Ask([messages, seed], lambda: Job(messages, seed=seed))
         order = range(len(video.runs)) if plan is None else plan.order
-        messages = [user_message(self._prompt(video.source), videos=1)]
+        messages = self._prompt(video.source)
         return _Ask(
             [messages, video.shown(order), seed],
             lambda: Job(messages, seed=seed, videos=(cut_together([video.clips[run] for run in order]),)),
@@ -257,7 +267,7 @@ class TEMPLE(Selection):
         }
         return Record(
             f"{source.id}#{_variant(plan, told.level)}",
-            [user_message(self._prompt(source), videos=1)],
+            self._prompt(source),
             [assistant_message(told.stories[None])],
             [assistant_message(told.stories[plan])],
             videos=source.videos,

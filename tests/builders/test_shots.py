@@ -113,6 +113,19 @@ def test_difference_by_hand() -> None:
     assert _shots.Difference()([]).shape == (0,)
 
 
+def test_every_frame_is_a_shot(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.avi", ["red"], 5)
+    found = _shots.find(path, Part(), _shots.Every(), 0.99)
+    assert [(shot.first, shot.last) for shot in found] == [(frame, frame) for frame in range(5)]
+    options = {"detector": "every", "min_frames": 1, "min_seconds": 0}
+    assert ShotOptions(**options).counted(found) == found and _shots.identity("every") == "every"
+    assert _shots.Every()([]).shape == (0,)
+    for name, wrong in (("min_frames", 8), ("min_seconds", 0.2)):
+        with pytest.raises(InputError, match="where every frame is a shot") as caught:
+            ShotOptions(**{**options, name: wrong})
+        assert caught.value.field == name
+
+
 # ---- shots of a clip -----------------------------------------------------------------------------------------------
 
 

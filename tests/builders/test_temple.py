@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scripted import Scripted
-from shooting import FPS, SHOT, Watcher, colour_of, film
+from shooting import FPS, SHOT, Watcher, colour_of, film, scene
 
 from mmalign.backbones import Job
 from mmalign.builders import Drop, Unit, build, load
@@ -95,7 +96,7 @@ def test_what_the_model_sees_and_reads(root: Path) -> None:
         [*STORY[max(0, run - 2) : run + 1]] for run in range(6)]  # fmt: skip
     last = asked[-1].videos[-1]
     assert len(last.frames) == 2 and last.indices == (63, 67)
-    assert last.times == pytest.approx((0.3, 0.7)) and last.duration == pytest.approx(1.1)
+    assert last.times == pytest.approx((0.3, 0.7)) and last.duration == pytest.approx(1.2)
     assert "video clip 3" in text_of(asked[-1].messages) and {job.seed for job in asked} == {0}
     assert not any(job.videos for job in told) and len({job.seed for job in told}) == len(told)
     assert text_of(told[0].messages).endswith("- Caption 6: This video clip is a pink room.")
@@ -106,13 +107,13 @@ def test_frames_are_perturbed(root: Path) -> None:
     made = run(temple(level="pixel"), model, root, clip("story.avi"), batch_size=100)["s"]
     [told] = model.calls
     clean, *others = (job.videos[0] for job in told)
-    assert [colour_of(frame) for frame in clean.frames[::2]] == [*STORY] and clean.duration == pytest.approx(6 * 1.1)
+    assert [colour_of(frame) for frame in clean.frames[::2]] == [*STORY] and clean.duration == pytest.approx(6 * 1.2)
     for record, shown in zip(made, others, strict=True):
         order = record.meta["plan"]["order"]
         assert record.id.endswith("-pixel") and record.meta["level"] == "pixel" and "captions" not in record.meta
         assert [colour_of(frame) for frame in shown.frames] == [STORY[run] for run in order for _ in "ab"]
         assert shown.indices == tuple(frame for run in order for frame in record.meta["key_frames"][run])
-        starts = [1.1 * place for place in range(len(order))]
+        starts = [1.2 * place for place in range(len(order))]
         assert shown.times == pytest.approx([start + time for start in starts for time in (0.3, 0.7)])
     assert {text_of(job.messages) for job in told} == {text_of(made[0].prompt)}
     assert text_of(made[0].chosen) == "I see " + ", then ".join(STORY)
@@ -141,6 +142,63 @@ def test_a_part_of_a_file(root: Path) -> None:
     made = run(temple(), Watcher(), root, clip("story.avi#t=1.2,6"))["s"]
     assert made[0].videos == ("story.avi#t=1.2,6",) and len(made[0].meta["runs"]) == 4
     assert made[0].meta["key_frames"][0] == [15, 19] and "green" in text_of(made[0].chosen)
+
+
+def storyboard(folder: Path, colours: Sequence[str] = STORY[:4]) -> None:
+    folder.mkdir()
+    for number, colour in enumerate(colours):
+        scene(colour, number).save(folder / f"{number}.png")
+
+
+def sees(job: Job, greedy: bool) -> str:
+    """Each frame once."""
+    return "I see " + ", then ".join(colour_of(frame) for frame in job.videos[0].frames)
+
+
+EVERY = {"detector": "every", "min_frames": 1, "min_seconds": 0, "same_above": 1, "level": "pixel"}
+
+
+def test_every_picture_of_a_folder_is_a_shot(tmp_path: Path) -> None:
+    """Of four units r = 4, 8 and 16 are one level, and to exchange the halves is to reverse them."""
+    storyboard(tmp_path / "board")
+    model = Scripted(sees)
+    temple(**EVERY).check(model)
+    made = run(temple(**EVERY, seed=3), model, tmp_path, clip("board"))["s"]
+    assert {record.id: record.meta["plan"]["levels"] for record in made} == {
+        "s#drop-r2-pixel": [2], "s#drop-r4-pixel": [4, 8, 16], "s#shuffle-r4-pixel": [4, 8, 16],
+        "s#reverse-r2-pixel": [2], "s#reverse-r4-pixel": [4, 8, 16],
+    }  # fmt: skip
+    assert {record.difficulty for record in made} == {1 / 2, 1 / 4}
+    for record in made:
+        order = record.meta["plan"]["order"]
+        assert text_of(record.chosen) == "I see red, then green, then blue, then white"
+        assert text_of(record.rejected) == "I see " + ", then ".join(STORY[unit] for unit in order)
+        assert record.videos == ("board",) and Record.parse(record.to_json()) == record
+    assert made[0].meta["shots"] == [[frame, frame, frame, frame] for frame in range(4)]
+    assert made[0].meta["key_frames"] == [[0], [1], [2], [3]], "one frame stands for itself, once"
+    clean = model.jobs[0].videos[0]
+    assert (clean.times, clean.duration) == ((0, 1, 2, 3), 4), "the last picture lasts too"
+
+
+def test_pictures_that_show_the_same_are_one_run(tmp_path: Path) -> None:
+    storyboard(tmp_path / "board", ("red", "red", "green", "blue", "white"))
+    made = run(temple(**{**EVERY, "same_above": 0.99}), Watcher(), tmp_path, clip("board"))["s"]
+    assert [len(run) for _, run in made[0].meta["runs"]] == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("level", ["caption", "pixel"])
+def test_pairs_may_answer_the_source_s_own_prompt(root: Path, level: str) -> None:
+    model = Watcher()
+    own = [{"role": "user", "content": [{"type": "text", "text": "See:"}, {"type": "video"}, {"type": "text",
+           "text": "What is it?"}]}]  # fmt: skip
+    source = Record("s", own, videos=("story.avi",))
+    made = run(temple(ask="source", level=level), model, root, source, batch_size=100)["s"]
+    assert all(record.prompt == own for record in made)
+    asked = [job.messages for job in model.calls[-1]]
+    assert all(messages == own for messages in asked) == (level == "pixel")
+    paper = run(temple(level=level), Watcher(), root, source)["s"]
+    assert [text_of(record.rejected) for record in paper] == [text_of(record.rejected) for record in made]
+    assert text_of(paper[0].prompt) in PROMPTS
 
 
 def test_frames_have_at_most_so_many_pixels(root: Path) -> None:
@@ -325,6 +383,7 @@ def test_killed_and_started_again(root: Path, tmp_path: Path, breaks_at: int) ->
     ({"shot_threshold": 0.4}, {"shots"}),
     ({"same_above": 0.9, "min_shots": 3, "max_length_ratio": 2.0, "min_frames": 9}, set()),
     ({"levels": "4,8", "kinds": "drop"}, set()),
+    ({"ask": "source"}, set()),
     ({"level": "pixel"}, {"responses"}),
 ])  # fmt: skip
 def test_only_what_depends_on_an_option_is_done_again(
@@ -369,7 +428,8 @@ def test_two_ranks_and_other_units(root: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("options", [
-    {"level": "text"}, {"kinds": "drop,mask"}, {"kinds": ""}, {"levels": "1,2"}, {"levels": "two"}, {"context": -1},
+    {"level": "text"}, {"ask": "me"}, {"kinds": "drop,mask"}, {"kinds": ""}, {"levels": "1,2"}, {"levels": "two"},
+    {"context": -1},
     {"same_above": 2}, {"min_runs": 0}, {"max_share": 0}, {"max_repeats": 0}, {"key_frames": 0}, {"pixels": 0},
     {"max_tokens": 0}, {"max_caption_tokens": 0}, {"temperature": -1}, {"caption_temperature": -1}, {"top_p": 0},
     {"max_length_ratio": 0.5}, {"min_shots": 0}])  # fmt: skip
@@ -384,6 +444,7 @@ def test_a_server_needs_an_encoder(root: Path, tmp_path: Path) -> None:
         build(temple(), [clip("story.avi")], Scripted(lambda *_: ""), tmp_path / "o.jsonl", media_root=root)
     assert caught.value.field == "encoder" and not (tmp_path / "o.jsonl.run").exists()
     temple(encoder="some/encoder").check(Scripted(lambda *_: ""))
+    temple(same_above=1).check(Scripted(lambda *_: ""))
 
 
 def test_its_inputs_are_the_detector_and_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
