@@ -71,7 +71,7 @@ def parse(parser: HfArgumentParser, arguments: Sequence[str]) -> tuple[Any, ...]
             fit, a required flag that is missing, or a file that is no YAML mapping.
     """
     known = {action.dest for action in parser._actions}
-    arguments = [*_from_config(_config_of(arguments), known), *arguments]
+    arguments = [*_from_config(config_of(arguments), known), *arguments]
     *options, _, unknown = parser.parse_args_into_dataclasses(
         args=arguments, look_for_args_file=False, return_remaining_strings=True
     )
@@ -100,16 +100,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; see --help"
 
 
-def _config_of(arguments: Sequence[str]) -> Path | None:
+def config_of(arguments: Sequence[str]) -> Path | None:
+    """The file that ``--config`` names."""
     first = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path, nargs="?")  # without a value: for the real parser to complain of
     return first.parse_known_args(list(arguments))[0].config
 
 
-def _from_config(config: Path | None, known: set[str]) -> list[str]:
-    """A YAML file as flags, so that both are read by the same rules."""
-    if config is None:
-        return []
+def read_config(config: Path) -> dict[str, Any]:
+    """The mapping of a YAML file.
+
+    Raises:
+        InputError: it cannot be read, or is no mapping.
+    """
     try:
         values = yaml.safe_load(config.read_text(encoding="utf-8"))
     except OSError as error:
@@ -118,16 +121,21 @@ def _from_config(config: Path | None, known: set[str]) -> list[str]:
         raise InputError(f"not YAML: {error}", file=config) from None
     if values is not None and not isinstance(values, dict):
         raise InputError("expected one mapping of flags to values", file=config)
+    return {str(key): value for key, value in (values or {}).items()}
+
+
+def _from_config(config: Path | None, known: set[str]) -> list[str]:
+    """A YAML file as flags, so that both are read by the same rules."""
     spelled: list[str] = []
-    for key, value in (values or {}).items():
+    for key, value in (read_config(config) if config else {}).items():
         if key not in known or key == "config":
-            raise InputError(f"no such flag{suggestion(str(key), known)}", file=config, field=str(key))
-        spelled += _spell(str(key), value)
+            raise InputError(f"no such flag{suggestion(key, known)}", file=config, field=key)
+        spelled += spell(key, value)
     return spelled
 
 
-def _spell(key: str, value: Any) -> list[str]:
-    """One flag; ``null`` leaves the default as it is."""
+def spell(key: str, value: Any) -> list[str]:
+    """One flag as it stands on a command line; ``null`` leaves the default as it is."""
     if value is None:
         return []
     if isinstance(value, list):

@@ -50,9 +50,7 @@ class OSP(Sampling):
 
     def __call__(self, unit: Unit, model: Writer) -> Iterator[tuple[str, list[Record] | Drop]]:
         """Records ``SOURCE#osp-1``, ``SOURCE#osp-2``..., or ``SOURCE#osp`` where there is only one pair to be had."""
-        judge = self._judge(
-            model, media_root=unit.media_root, batch_size=unit.batch_size, frames=self.choice
-        )
+        judge = self._judge(model, media_root=unit.media_root, batch_size=unit.batch_size, frames=self.choice)
         sound: list[Candidates] = []
         for source, candidates in self.candidates(unit, model, use_given=True):
             if isinstance(candidates, Drop):

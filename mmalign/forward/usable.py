@@ -31,7 +31,8 @@ class Usable:
     Args:
         objective: what is to learn from them, and from all that they say.
         ignore: columns and numbers that may go unused, of `IGNORABLE`.
-        in_order: whether records are learnt from in the order of their file, which is what difficulty asks for.
+        in_order: whether difficulty has had its say: records are learnt in its order, or in that of their file, or they
+            were chosen by it.
     """
 
     def __init__(self, objective: Objective, ignore: Sequence[str] = (), *, in_order: bool = False) -> None:
@@ -91,7 +92,8 @@ class Usable:
 
     def _unread(self, number: str) -> str:
         if number == "difficulty":
-            why, instead = "difficulty says in which order to learn", "sort the file by it and say --shuffle false"
+            why = "difficulty says in which order to learn"
+            instead = "say --curriculum easy_to_hard, or sort the file by it and say --shuffle false"
         else:
             why, instead = f"{self.name} does not read its {number}", "take an objective that does"
         return f"{why}: {instead}, or say --ignore {number}"

@@ -6,10 +6,11 @@ TrainingArguments with the few defaults that differ here.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments
@@ -18,8 +19,10 @@ from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
 from mmalign.forward import IGNORABLE, split_view
-from mmalign.objectives import NUMBERS, Objective, needs_reference, numbers_of
+from mmalign.media import FrameChoice
+from mmalign.objectives import NUMBERS, Objective, needs_reference, numbers_of, with_sft, without_end
 from mmalign.records import InputError
+from mmalign.training.curriculum import DIRECTIONS
 
 _MEANINGLESS = {
     "label_smoothing_factor": "it smooths transformers' own cross entropy; objectives are the losses of this trainer",
@@ -94,8 +97,40 @@ class DataOptions:
         default=False,
         metadata={"help": "Put records of like length into the same step, so that no process waits for another."},
     )
+    difficulty: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Learn only from records of this difficulty, or of those from the first number to the second, both "
+            "included (default: from all)."
+        },
+    )
+    curriculum: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learn records in parts by their difficulty, every epoch anew: easy_to_hard or hard_to_easy. Parts "
+            "are shuffled."
+        },
+    )
+    curriculum_parts: int | None = field(
+        default=None,
+        metadata={"help": "Cut the sorted records into so many equal parts (default: each difficulty is a part)."},
+    )
+    replay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Mix into each part of the curriculum after the first this share of its size, drawn from the parts "
+            "before."
+        },
+    )
     frames: int = field(
-        default=8, metadata={"help": "Frames of each clip, evenly spaced, that the model sees as pictures."}
+        default=8, metadata={"help": "Frames of each clip, evenly spaced, that the model sees; with --fps the most."}
+    )
+    fps: float | None = field(
+        default=None, metadata={"help": "So many frames of each second of a clip (default: --frames of any clip)."}
+    )
+    video_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Most pixels of all frames of a clip together; larger ones are made smaller (default: any)."},
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Most tokens of a prompt, media included, with one response (default: any)."}
@@ -125,8 +160,41 @@ class DataOptions:
         unknown = set(self.ignore) - set(IGNORABLE)
         if unknown:
             raise InputError(f"--ignore {' '.join(sorted(unknown))}: any of {', '.join(IGNORABLE)}")
+        self._check_frames()
+        self._check_difficulty()
+
+    def _check_frames(self) -> None:
         if self.frames < 1:
             raise InputError(f"--frames {self.frames}: at least 1")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise InputError(f"--fps {self.fps:g}: more than 0")
+        if self.video_pixels is not None and self.video_pixels < 1:
+            raise InputError(f"--video_pixels {self.video_pixels}: at least 1")
+
+    def _check_difficulty(self) -> None:
+        given = " ".join(f"{each:g}" for each in self.difficulty)
+        if len(self.difficulty) > 2 or not all(map(math.isfinite, self.difficulty)):
+            raise InputError(f"--difficulty {given}: one number, or the smallest and the largest")
+        if self.difficulty != sorted(self.difficulty):
+            raise InputError(f"--difficulty {given}: the smaller number comes first")
+        if self.curriculum is None:
+            if self.curriculum_parts is not None or self.replay:
+                flag = "--curriculum_parts" if self.curriculum_parts is not None else "--replay"
+                raise InputError(f"{flag} is of a curriculum; say --curriculum {' or '.join(DIRECTIONS)} too")
+            return
+        if self.curriculum not in DIRECTIONS:
+            raise InputError(f"--curriculum {self.curriculum}: one of {', '.join(DIRECTIONS)}")
+        if not self.shuffle:
+            raise InputError("--curriculum makes an order of its own; leave out --shuffle false")
+        if self.curriculum_parts is not None and self.curriculum_parts < 1:
+            raise InputError(f"--curriculum_parts {self.curriculum_parts}: at least 1")
+        if not 0 <= self.replay < math.inf:
+            raise InputError(f"--replay {self.replay:g}: 0 or more, such as 0.2")
+
+    @property
+    def frame_choice(self) -> FrameChoice:
+        """Which frames of each clip are looked at."""
+        return FrameChoice(self.frames, self.fps, self.video_pixels)
 
 
 @dataclass
@@ -244,7 +312,22 @@ def deepspeed_config(name: str | None) -> Any:
     }
 
 
-def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions, DataOptions, TrainOptions]:
+class Flags(NamedTuple):
+    """All flags of a run, by what they are about."""
+
+    objective: Objective
+    model: ModelOptions
+    data: DataOptions
+    options: TrainOptions
+
+    @property
+    def trained(self) -> Objective:
+        """The objective as it is trained: with the term of ``--sft_weight``, and without the end if that is asked."""
+        objective = self.objective if self.options.end_of_turn else without_end(self.objective)
+        return with_sft(objective, self.options.sft_weight)
+
+
+def parse(name: str, arguments: Sequence[str]) -> Flags:
     """Read flags, with ``--config FILE.yaml`` under them, for the objective ``name``.
 
     Raises:
@@ -261,14 +344,14 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Objective, ModelOptions,
         "--output_dir FOLDER --learning_rate 1e-6",
     )
     try:
-        options = flags.parse(parser, arguments)
-        _check_objective(name, options[0], options[1])
-        _check_sft_weight(name, options[0], options[-1].sft_weight)
-        _check_end_of_turn(name, options[0], options[-2], options[-1])
-        if options[-1].precompute_reference:
-            _check_precomputed(name, options[0])
-        _settle_evaluation(options[-2], options[-1])
-        return options
+        given = Flags(*flags.parse(parser, arguments))
+        _check_objective(name, given.objective, given.model)
+        _check_sft_weight(name, given.objective, given.options.sft_weight)
+        _check_end_of_turn(name, given.objective, given.data, given.options)
+        if given.options.precompute_reference:
+            _check_precomputed(name, given.objective)
+        _settle_evaluation(given.data, given.options)
+        return given
     except InputError:
         raise
     except ValueError as error:  # flags that transformers finds at odds with each other

@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from mmalign import runs
+from mmalign.training.curriculum import Curriculum
 
 POOL = 50
 """Steps among which records are put together by length: enough for like ones to be there, and chance for the rest."""
@@ -34,6 +35,7 @@ class EpochOrder(Sampler[list[Item]]):
         seed: of the shuffle; None keeps the file's order.
         lengths: of the records, roughly, if records of like length are to share a step. Shape: (count,).
         step_size: records of an optimisation step, with ``lengths``.
+        curriculum: the parts in which they are learnt, if not all in one; with a seed.
     """
 
     def __init__(
@@ -45,49 +47,61 @@ class EpochOrder(Sampler[list[Item]]):
         seed: int | None,
         lengths: np.ndarray | None = None,
         step_size: int = 1,
+        curriculum: Curriculum | None = None,
     ) -> None:
         self.count = count
+        self.size = count if curriculum is None else curriculum.size
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
         self.lengths = lengths
         self.step_size = step_size
+        self.curriculum = curriculum
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def order(self) -> np.ndarray:
-        """All records in the order of this epoch. Shape: (count,)."""
+        """The records in the order of this epoch, those of a curriculum that come again among them. Shape: (size,)."""
         if self.seed is None:
             return np.arange(self.count)
         generator = np.random.default_rng(runs.stable_seed("order", self.seed, self.epoch))
-        order = generator.permutation(self.count)
-        return order if self.lengths is None else self._grouped(order, generator)
+        shuffled = generator.permutation(self.count)
+        parts = [shuffled] if self.curriculum is None else list(self.curriculum.parts(shuffled, generator))
+        if self.lengths is not None:
+            starts = np.cumsum([0, *map(len, parts)])
+            parts = [self._grouped(part, int(start), generator) for part, start in zip(parts, starts, strict=False)]
+        return np.concatenate(parts)
 
-    def _grouped(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _grouped(self, part: np.ndarray, start: int, generator: np.random.Generator) -> np.ndarray:
         """Like lengths beside each other: each pool of some steps is sorted, and its steps are shuffled again.
 
-        What is over after the last whole step stays at the end. Shape: (count,) both.
+        What fills the step up that the part before has begun stays in front, and what is over after the last whole
+        step at the end. Shape: (P,) both, of one part.
+
+        Args:
+            start: how many records of the epoch come before.
         """
-        whole = self.count - self.count % self.step_size
+        first = min(-start % self.step_size, len(part))
+        last = len(part) - (len(part) - first) % self.step_size
         pools = []
-        for start in range(0, whole, POOL * self.step_size):
-            pool = order[start : min(start + POOL * self.step_size, whole)]
+        for begin in range(first, last, POOL * self.step_size):
+            pool = part[begin : min(begin + POOL * self.step_size, last)]
             steps = pool[np.argsort(-self.lengths[pool], kind="stable")].reshape(-1, self.step_size)
             pools.append(generator.permutation(steps).ravel())
-        return np.concatenate([*pools, order[whole:]])
+        return np.concatenate([part[:first], *pools, part[last:]])
 
     def __len__(self) -> int:
-        return math.ceil(self.count / (self.batch_size * self.world_size))
+        return math.ceil(self.size / (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[Item]]:
         order = self.order()
         for micro_batch in range(len(self)):
             start = (micro_batch * self.world_size + self.rank) * self.batch_size
             places = range(start, start + self.batch_size)
-            yield [(int(order[min(place, self.count - 1)]), place < self.count) for place in places]
+            yield [(int(order[min(place, self.size - 1)]), place < self.size) for place in places]
 
 
 class OrderedLoader(DataLoader):

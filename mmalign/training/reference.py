@@ -102,6 +102,7 @@ def precompute(
         "views": list(encoder.views),
         "hidden_states": hidden,
         "frames": data.frames,
+        **{name: value for name in ("fps", "video_pixels") if (value := getattr(data, name)) is not None},
         "max_length": data.max_length,
         "too_long": data.too_long,
     }

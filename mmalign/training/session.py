@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-import json
+import gc
+import os
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-from mmalign import backbones, runs
 from mmalign.backbones import Backbone
-from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset, Usable, rough_length
-from mmalign.media import FrameChoice
-from mmalign.objectives import Objective, needs_reference, with_sft, without_end
-from mmalign.records import InputError, RecordFile
-from mmalign.training import card, checkpoints, memory, reference
+from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset
+from mmalign.objectives import Objective, needs_reference
+from mmalign.records import InputError
+from mmalign.training import card, checkpoints, data, identity, memory, reference
 from mmalign.training.metrics import MetricsFile
-from mmalign.training.options import PARTS, DataOptions, ModelOptions, TrainOptions, parse
+from mmalign.training.options import PARTS, Flags, ModelOptions, TrainOptions, parse
 from mmalign.training.trainer import PreferenceTrainer
-
-IDENTITY = "training.json"
-"""What a run is: written at its start, compared when it is started again."""
-
-_SIGNS_OF_A_MODEL = ("config.json", "adapter_config.json")
-_HOW_IT_WAS_SPELLED = ("data",)
-"""Parts of the identity for a reader; what they name is in it by its fingerprint."""
-
-_MATHS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "num_train_epochs",
-    "max_steps",
-    "seed",
-    "optim",
-    "sft_weight",
-    "end_of_turn",
-    "tower_learning_rate",
-    "projector_learning_rate",
-    "bf16",
-    "fp16",
-)
 
 
 def train(name: str, arguments: Sequence[str] | None = None) -> Path:
@@ -64,97 +32,126 @@ def train(name: str, arguments: Sequence[str] | None = None) -> Path:
     Raises:
         InputError: flags, records or media do not fit; or the output folder holds another run.
     """
-    objective, model_options, data, options = parse(name, sys.argv[1:] if arguments is None else arguments)
-    trained = with_sft(objective if options.end_of_turn else without_end(objective), options.sft_weight)
-    output = Path(options.output_dir)
-    transformers.set_seed(options.seed)
-    records, lengths = _records(data.data, data, objective)
-    held_out = _records(data.eval_data, data, objective)[0] if data.eval_data else None
-    _say(options, _expected_memory(trained, records, lengths, model_options, data, options))
-    if options.estimate_memory:
-        return output
-    backbone = reference.load(model_options.model, model_options, options)
-    identity = _identity(name, objective, model_options, data, options, backbone)
-    finished = _finished(output, identity)
-    if not options.resume:
-        _start_over(output, options)
-    elif finished:
-        _say(options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
-        return output
-    checkpoint = _resume(output, options)
-    encoder = _encoder(backbone, trained, data)
-    datasets = [
-        RecordDataset(file, encoder, _precomputed(file, place, encoder, objective, model_options, data, options))
-        for place, file in {"": records, "-eval": held_out}.items()
-        if file is not None
-    ]
-    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
-    prepare(backbone, model_options)
-    engine = _engine(backbone, objective, model_options, options)
-    transformers.set_seed(options.seed)  # as the adapter, whatever else was loaded
-    trainer = PreferenceTrainer(
-        engine,
-        trained,
-        shuffle=data.shuffle,
-        lengths=np.array(lengths) if data.group_by_length else None,
-        args=options,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1] if held_out else None,
-    )
-    trainer.add_callback(MetricsFile(output))
-    if trainer.is_world_process_zero():
-        _write_identity(output, {**identity, "finished": False})
-        print(f"{len(records)} records\n{trainable_table(backbone, options)}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(output))
-    if trainer.is_world_process_zero():
-        card.write(output, identity, trainer.state.log_history)
-        _write_identity(output, {**identity, "finished": True})
+    given = parse(name, sys.argv[1:] if arguments is None else arguments)
+    found = data.of(given)
+    output = Path(given.options.output_dir)
+    if given.options.estimate_memory:
+        say(given.options, expected_memory(given, found))
+    elif not run(name, given, found):
+        say(given.options, f"{output} holds this run, finished; nothing to do (another output_dir trains again)")
     return output
 
 
-def _encoder(backbone: Backbone, objective: Objective, data: DataOptions) -> Encoder:
+def run(name: str, given: Flags, found: data.RunData) -> bool:
+    """Train from the newest checkpoint on, and write the model folder; nothing of it stays in memory.
+
+    Args:
+        name: of the objective.
+        found: the records.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        InputError: records or media do not fit; or the output folder holds another run.
+    """
+    options, output = given.options, Path(given.options.output_dir)
+    what = identity.of(name, *given)
+    finished = identity.finished(output, what)
+    wait()  # the first rank changes what the others have still to read
+    if finished and options.resume:
+        return False
+    if not options.resume:
+        _start_over(output, options)
+    say(options, expected_memory(given, found))
+    checkpoint = _resume(output, options)
+    trainer = _trainer(given, found)
+    if trainer.is_world_process_zero():
+        identity.write(output, what, finished=False)
+        way = found.curriculum(given.data)
+        print(f"{found}\n{f'{way}{chr(10)}' if way else ''}{trainable_table(trainer.model.backbone, options)}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        card.write(output, what, trainer.state.log_history)
+        identity.write(output, what, finished=True)
+    _let_go(trainer)
+    return True
+
+
+def _let_go(trainer: PreferenceTrainer) -> None:
+    """Undo what would keep the model in memory, and make the next training of this process take itself for this one."""
+    trainer.accelerator.free_memory()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    if trainer.args.zero3:
+        from deepspeed.runtime.zero import parameter_offload
+
+        parameter_offload.FWD_MODULE_STACK.clear()
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # else the steps of the next training would go on in its run
+        wandb.finish()
+
+
+def _trainer(given: Flags, found: data.RunData) -> PreferenceTrainer:
+    """The model loaded and made ready, and the trainer around it."""
+    model, options = given.model, given.options
+    transformers.set_seed(options.seed)
+    backbone = reference.load(model.model, model, options)
+    encoder = _encoder(backbone, given)
+    datasets = [
+        RecordDataset(records, encoder, _precomputed(records, place, encoder, given))
+        for place, records in {"": found.records, "-eval": found.held_out}.items()
+        if records is not None
+    ]
+    transformers.set_seed(options.seed)  # loading draws random numbers too, under ZeRO-3; the adapter's are its own
+    prepare(backbone, model)
+    engine = _engine(backbone, given.objective, model, options)
+    transformers.set_seed(options.seed)  # as the adapter, whatever else was loaded
+    trainer = PreferenceTrainer(
+        engine,
+        given.trained,
+        shuffle=given.data.shuffle,
+        lengths=found.lengths if given.data.group_by_length else None,
+        curriculum=found.curriculum(given.data),
+        args=options,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1] if found.held_out else None,
+    )
+    trainer.add_callback(MetricsFile(Path(options.output_dir)))
+    return trainer
+
+
+def _encoder(backbone: Backbone, given: Flags) -> Encoder:
+    limits, objective = given.data, given.trained
     prompts = "prompt_logps" in objective.needs
-    return Encoder(backbone, tuple(objective.views), data.max_length, data.too_long, FrameChoice(data.frames), prompts)
+    return Encoder(backbone, tuple(objective.views), limits.max_length, limits.too_long, limits.frame_choice, prompts)
 
 
-def _expected_memory(
-    objective: Objective,
-    records: RecordFile,
-    lengths: Sequence[int],
-    model: ModelOptions,
-    data: DataOptions,
-    options: TrainOptions,
-) -> str:
+def expected_memory(given: Flags, found: data.RunData) -> str:
     """A table of what the run will hold in memory; nothing is loaded for it."""
+    model, options = given.model, given.options
     with reference.not_spread(options):
         backbone = reference.load(model.model, model, options, device="meta")
     prepare(backbone, model)
-    dataset = RecordDataset(records, _encoder(backbone, objective, data))
-    shape = memory.longest(dataset, lengths, options.train_batch_size, backbone.can_pack)
-    run = memory.run_of(backbone, model, options, reference=needs_reference(objective))
+    dataset = RecordDataset(found.records, _encoder(backbone, given))
+    shape = memory.longest(dataset, found.lengths, options.train_batch_size, backbone.can_pack)
+    run = memory.run_of(backbone, model, options, reference=needs_reference(given.objective))
     sizes = memory.estimate(backbone, run, shape)
     gpu = options.device.type == "cuda"
     available = torch.cuda.get_device_properties(options.device).total_memory if gpu else None
     return memory.table(sizes, run, shape, available)
 
 
-def _precomputed(
-    records: RecordFile,
-    place: str,
-    encoder: Encoder,
-    objective: Objective,
-    model: ModelOptions,
-    data: DataOptions,
-    options: TrainOptions,
-) -> PrecomputedReference | None:
+def _precomputed(records: data.Selected, place: str, encoder: Encoder, given: Flags) -> PrecomputedReference | None:
     """What the reference says of the records, if that is asked for; ``place`` tells training from held-out records."""
+    options = given.options
     if not options.precompute_reference:
         return None
     file = Path(options.reference_cache or Path(options.output_dir) / "reference.jsonl")
     file = file.with_name(f"{file.stem}{place}{file.suffix}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    return reference.precompute(file, records, encoder, model, data, options, hidden=_compares(objective))
+    hidden = _compares(given.objective)
+    return reference.precompute(file, records, encoder, given.model, given.data, options, hidden=hidden)
 
 
 def prepare(backbone: Backbone, options: ModelOptions) -> None:
@@ -232,148 +229,36 @@ def trainable_table(backbone: Backbone, options: TrainOptions) -> str:
     return "\n".join(rows)
 
 
-def _records(path: str, data: DataOptions, objective: Objective) -> tuple[RecordFile, list[int]]:
-    """The records of a file, and how long each is, roughly.
-
-    Every one of them is read once: what is wrong is better found now than hours from now.
-    """
-    records = RecordFile(Path(path), Path(data.media_root) if data.media_root else None)
-    if not len(records):
-        raise InputError("no records in it", file=path)
-    first: dict[str, int] = {}
-    lengths = []
-    check = Usable(objective, data.ignore, in_order=not data.shuffle)
-    for index, record in enumerate(records):
-        line = records.line_of(index)
-        if first.setdefault(record.id, line) != line:
-            raise InputError(f"{record.id!r} stands on line {first[record.id]} too", file=path, line=line, field="id")
-        try:
-            check(record)
-        except InputError as error:
-            raise InputError(error.problem, file=path, line=line, field=error.field) from None
-        lengths.append(rough_length(record, data.frames))
-    check.whole(path)
-    return records, lengths
-
-
-def _identity(
-    name: str,
-    objective: Objective,
-    model: ModelOptions,
-    data: DataOptions,
-    options: TrainOptions,
-    backbone: Backbone,
-) -> dict[str, Any]:
-    """Everything that decides what the run computes, as far as its mathematics goes."""
-    batch = options.train_batch_size * options.gradient_accumulation_steps * options.world_size
-    return {
-        "objective": name,
-        "options": asdict(objective),
-        "model": {k: v for k, v in asdict(model).items() if k != "trust_remote_code"},
-        "model_fingerprint": backbone.fingerprint(),
-        "reference_fingerprint": backbones.fingerprints(model.reference) if model.reference else None,
-        "objective_file": _own_file(objective),
-        "media_root": str(Path(data.media_root or Path(data.data).parent).resolve()),
-        "data": data.data,
-        "data_fingerprint": runs.fingerprint(Path(data.data)),
-        "shuffle": data.shuffle,
-        "group_by_length": data.group_by_length,
-        "frames": data.frames,
-        "max_length": data.max_length,
-        "too_long": data.too_long,
-        "batch_size": batch,
-        "training": {key: _plain(getattr(options, key)) for key in _MATHS},
-    }
-
-
-def _own_file(objective: Objective) -> str | None:
-    """The fingerprint of an objective's file that is not part of this package."""
-    if type(objective).__module__.startswith("mmalign.objectives."):
-        return None
-    return runs.fingerprint(Path(inspect.getfile(type(objective))))
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
-
-
-def _finished(output: Path, identity: dict[str, Any]) -> bool:
-    """Whether ``output`` holds this very run, complete.
-
-    Raises:
-        InputError: it holds another one; the message names what differs.
-    """
-    file = output / IDENTITY
-    if not file.is_file():
-        if checkpoints.all_of(output) or any((output / name).is_file() for name in _SIGNS_OF_A_MODEL):
-            raise InputError("holds a model that was not trained here; give another --output_dir", file=output)
-        return False
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        finished = before.pop("finished")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("is damaged; delete it, or give another --output_dir", file=file) from None
-    then, now = _flat(before), _flat(json.loads(json.dumps(identity)))
-    changed = [
-        f"{key}: {then.get(key)!r} -> {new!r}"
-        for key, new in now.items()
-        if then.get(key, _DEFAULTS.get(key)) != new and key not in _HOW_IT_WAS_SPELLED
-    ]
-    if changed:
-        advice = "give another --output_dir, or delete this one"
-        raise InputError(f"another training run is in this folder ({'; '.join(changed)}); {advice}", file=output)
-    return finished
-
-
-_DEFAULTS = {"training.end_of_turn": True}
-"""What runs were that do not say it yet."""
-
-
-def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested names joined by dots, so that what differs can be named."""
-    flat: dict[str, Any] = {}
-    for key, value in identity.items():
-        inner = _flat(value) if isinstance(value, dict) else None
-        flat |= {key: value} if inner is None else {f"{key}.{name}": each for name, each in inner.items()}
-    return flat
-
-
 def _start_over(output: Path, options: TrainOptions) -> None:
     """Forget the run in ``output``: what it is, and its checkpoints."""
-    if options.process_index == 0 and (output / IDENTITY).is_file():
+    if options.process_index == 0 and (output / identity.NAME).is_file():
         for folder in checkpoints.all_of(output):
             shutil.rmtree(folder)
-        (output / IDENTITY).unlink()
-    _wait()
+        (output / identity.NAME).unlink()
+    wait()
 
 
 def _resume(output: Path, options: TrainOptions) -> Path | None:
     """The checkpoint to go on from; half-written ones are deleted."""
     if options.process_index == 0:
         for folder in checkpoints.discard_incomplete(output):
-            _say(options, f"{folder} was not written to its end and is deleted")
-    _wait()
+            say(options, f"{folder} was not written to its end and is deleted")
+    wait()
     checkpoint = checkpoints.newest_complete(output)
     if checkpoint:
         if problem := checkpoints.misfit(checkpoint, bool(options.deepspeed), options.world_size):
             raise InputError(problem, file=checkpoint)
-        _say(options, f"going on from {checkpoint}")
+        say(options, f"going on from {checkpoint}")
     return checkpoint
 
 
-def _wait() -> None:
+def wait() -> None:
     """For all ranks to get here, so that they find the same files."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
-def _write_identity(output: Path, content: dict[str, Any]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = output / f".{IDENTITY}"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(output / IDENTITY)
-
-
-def _say(options: TrainOptions, text: str) -> None:
+def say(options: TrainOptions, text: str) -> None:
+    """Print on the first rank."""
     if options.process_index == 0:
         print(text)

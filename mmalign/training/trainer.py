@@ -32,6 +32,7 @@ from mmalign.objectives import (
 )
 from mmalign.records import InputError
 from mmalign.training import checkpoints
+from mmalign.training.curriculum import Curriculum
 from mmalign.training.options import PARTS
 from mmalign.training.order import EpochOrder, OrderedLoader
 
@@ -105,6 +106,7 @@ class PreferenceTrainer(Trainer):
         train_dataset, eval_dataset: encoded records.
         shuffle: draw a new order each epoch.
         lengths: of the training records, roughly, if those of like length are to share a step.
+        curriculum: the way through them, if there is one; with ``shuffle``.
         All else goes to transformers.Trainer.
     """
 
@@ -115,12 +117,14 @@ class PreferenceTrainer(Trainer):
         *,
         shuffle: bool = True,
         lengths: np.ndarray | None = None,
+        curriculum: Curriculum | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model=engine, callbacks=[LogBeforeSave()], **options)
         self.objective = objective
         self.shuffle = shuffle
         self.lengths = lengths
+        self.curriculum = curriculum
         self.learnt = Learnt(objective)
         self._terms = term_names(objective)
         self._announced: list[dict[str, Tensor]] = []
@@ -134,15 +138,14 @@ class PreferenceTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         seed = self.args.seed if self.shuffle else None
-        return self._loader(self.train_dataset, self.args.train_batch_size, seed, self.lengths)
+        how = {"lengths": self.lengths, "curriculum": self.curriculum}
+        return self._loader(self.train_dataset, self.args.train_batch_size, seed, **how)
 
-    def _loader(
-        self, dataset: RecordDataset, batch_size: int, seed: int | None, lengths: np.ndarray | None = None
-    ) -> DataLoader:
-        """Not handed to accelerate, which would deal records out by its own rules."""
+    def _loader(self, dataset: RecordDataset, batch_size: int, seed: int | None, **how: Any) -> DataLoader:
+        """Not handed to accelerate, which would deal records out by its own rules; ``how`` is `EpochOrder`'s."""
         rank, ranks = self.args.process_index, self.args.world_size
         step_size = batch_size * ranks * self.args.gradient_accumulation_steps
-        order = EpochOrder(len(dataset), batch_size, rank, ranks, seed, lengths, step_size)
+        order = EpochOrder(len(dataset), batch_size, rank, ranks, seed, step_size=step_size, **how)
         return OrderedLoader(
             dataset,
             batch_sampler=order,
@@ -252,6 +255,8 @@ class PreferenceTrainer(Trainer):
         if not loss.isfinite():
             raise InputError(f"loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rate")
         self._observe(self.window, inputs, policy, terms, metrics)
+        if self.curriculum is not None:
+            self.window.add("curriculum/difficulty", inputs.numbers["difficulty"], inputs.counted)
         self.learnt.add(metrics, inputs.counted, self.accelerator)
         self.window_tokens += inputs.tokens
         for fate, count in inputs.fates.items():
