@@ -111,7 +111,7 @@ def _native_video(video: str, family: type[Backbone], processor: Any, model_type
             if family.knows_clips
             else f"models of type {model_type} know none"
         )
-        raise InputError(f"no native clips, {why}; or say frames, which shows them as pictures", field="video")
+        raise InputError(f"no native clips, {why}; --video frames shows them as pictures", field="video")
     return can and video != "frames"
 
 

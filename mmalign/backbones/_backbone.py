@@ -272,7 +272,7 @@ class Backbone:
         for kind, mark in self.marks.items():
             found = text.count(mark)
             if kind == "video" and not found and media[kind]:
-                raise InputError("the model's chat template knows no clips: show them as pictures, video=frames")
+                raise InputError("the model's chat template knows no clips: --video frames shows them as pictures")
             if found != media[kind]:
                 raise InputError(f"{found} times {mark!r} in the templated prompt, but {media[kind]} {kind}s")
 

@@ -267,7 +267,7 @@ def test_a_template_that_knows_no_clips_says_what_to_do(backbone):
     template = backbone.processor.chat_template
     try:
         backbone.processor.chat_template = template.replace(backbone.marks["video"], "")
-        with pytest.raises(InputError, match="template knows no clips: .*video=frames"):
+        with pytest.raises(InputError, match="template knows no clips: --video frames"):
             backbone.encode_prompt([user_message("What?", videos=1)], videos=[clip(2, (0, 1), 2.0)])
     finally:
         backbone.processor.chat_template = template
