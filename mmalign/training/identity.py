@@ -19,7 +19,7 @@ NAME = "training.json"
 """What a run is: written at its start, compared when it is started again."""
 
 _SIGNS_OF_A_MODEL = ("config.json", "adapter_config.json")
-_HOW_IT_WAS_SPELLED = ("data", "model.model", "model.reference")
+_HOW_IT_WAS_SPELLED = ("data", "model", "model.model", "model.reference")
 """Parts of the identity for a reader; what they name is in it by its fingerprint."""
 
 _DATA = (
@@ -126,7 +126,7 @@ def finished(output: Path, identity: Mapping[str, Any]) -> bool:
     changed = [
         f"{key}: {then.get(key)!r} -> {new!r}"
         for key, new in now.items()
-        if then.get(key, _DEFAULTS.get(key)) != new and key not in _HOW_IT_WAS_SPELLED
+        if then.get(key, _DEFAULTS.get(_of_stage(key))) != new and _of_stage(key) not in _HOW_IT_WAS_SPELLED
     ]
     if changed:
         advice = "give another --output_dir, or delete this one"
@@ -140,6 +140,11 @@ def write(output: Path, content: Mapping[str, Any], *, finished: bool) -> None:
     temporary = output / f".{NAME}"
     temporary.write_text(json.dumps({**content, "finished": finished}, indent=2) + "\n", encoding="utf-8")
     temporary.replace(output / NAME)
+
+
+def _of_stage(key: str) -> str:
+    """The name of a part as a single training has it; that of a chain's stage is ``stages.NAME.PART``."""
+    return key.split(".", 2)[2] if key.startswith("stages.") else key
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:

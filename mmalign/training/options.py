@@ -18,6 +18,8 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
+from mmalign.backbones import VIDEO
+from mmalign.backbones import VIDEO
 from mmalign.forward import IGNORABLE, split_view
 from mmalign.media import FrameChoice
 from mmalign.objectives import NUMBERS, Objective, needs_reference, numbers_of, with_sft, without_end
@@ -71,6 +73,13 @@ class ModelOptions:
         default_factory=lambda: ["tower"],
         metadata={"help": "Parts that stay as they are: any of tower, projector, language, or none."},
     )
+    video: str = field(
+        default="auto",
+        metadata={
+            "help": "How clips are shown: native, by the video processor of the model's family; frames, as pictures of "
+            "their frames; auto, the first where that can be."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that came with the model."})
 
     def __post_init__(self) -> None:
@@ -78,6 +87,8 @@ class ModelOptions:
             self.freeze = []
         if self.load_in_4bit and not self.lora:
             raise InputError("--load_in_4bit: weights in 4 bits do not train; say --lora true too")
+        if self.video not in VIDEO:
+            raise InputError(f"--video {self.video}: one of {', '.join(VIDEO)}")
         unknown = set(self.freeze) - set(PARTS)
         if unknown:
             raise InputError(f"--freeze {' '.join(sorted(unknown))}: parts are {', '.join(PARTS)}, or none")

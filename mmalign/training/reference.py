@@ -38,6 +38,7 @@ def load(path: str, model: ModelOptions, options: TrainOptions, **more: Any) -> 
         attn_implementation=model.attn_implementation,
         load_in_4bit=model.load_in_4bit,
         trust_remote_code=model.trust_remote_code,
+        video=model.video,
         **{"device": str(options.device), **more},
     )
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset
 from mmalign.objectives import Objective, needs_reference
 from mmalign.records import InputError
 from mmalign.training import card, checkpoints, data, identity, memory, reference
+from mmalign.training.letting_go import let_go
 from mmalign.training.metrics import MetricsFile
 from mmalign.training.options import PARTS, Flags, ModelOptions, TrainOptions, parse
 from mmalign.training.trainer import PreferenceTrainer
@@ -75,21 +74,12 @@ def run(name: str, given: Flags, found: data.RunData) -> bool:
     if trainer.is_world_process_zero():
         card.write(output, what, trainer.state.log_history)
         identity.write(output, what, finished=True)
-    _let_go(trainer)
+    let_go(trainer)
+    del trainer
+    gc.collect()  # it refers to itself
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     return True
-
-
-def _let_go(trainer: PreferenceTrainer) -> None:
-    """Undo what would keep the model in memory, and make the next training of this process take itself for this one."""
-    trainer.accelerator.free_memory()
-    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-    if trainer.args.zero3:
-        from deepspeed.runtime.zero import parameter_offload
-
-        parameter_offload.FWD_MODULE_STACK.clear()
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:  # else the steps of the next training would go on in its run
-        wandb.finish()
 
 
 def _trainer(given: Flags, found: data.RunData) -> PreferenceTrainer:
