@@ -19,7 +19,6 @@ from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
 from mmalign.backbones import VIDEO
-from mmalign.backbones import VIDEO
 from mmalign.forward import IGNORABLE, split_view
 from mmalign.media import FrameChoice
 from mmalign.objectives import NUMBERS, Objective, needs_reference, numbers_of, with_sft, without_end
