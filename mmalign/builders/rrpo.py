@@ -297,6 +297,8 @@ def _as_answered(draft: _Draft) -> _Draft:
 def _as_rewritten(draft: _Draft, made: Rewritten | Drop) -> _Draft | Drop:
     if isinstance(made, Drop):
         return made
+    if draft.source.asked.verdict(made.text).right:  # other words, and the same option or word as before
+        return Drop("not_rewritten", f"still_right: {made.text}")
     return replace(draft, rejected=made.text).noted(rejected_by="rewriting", differences=made.differences)
 
 

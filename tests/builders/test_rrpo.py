@@ -437,6 +437,17 @@ def test_a_choice_with_reasons_is_rewritten(root: Path) -> None:
     assert (made.meta["kind"], made.meta["judged_by"], made.meta["rejected_by"]) == ("choice", "rule", "rewriting")
 
 
+@pytest.mark.parametrize("truth, answer, written", [
+    ("(A) He opens the door, since it is hot.", "(B)", "(A) He opens the door, because it is hot."),
+    ("He opens the door, since it is hot.", "(B)", "He opens the door, because it is hot."),
+])  # fmt: skip
+def test_a_rewritten_answer_that_is_still_right_is_not_rejected(
+    root: Path, truth: str, answer: str, written: str
+) -> None:
+    made = run(load("rrpo"), Actor(answer, "The reason.", written), root, asked("s", CHOICES, truth))["s"]
+    assert made == Drop("not_rewritten", f"still_right: {written}")
+
+
 def test_without_rewriting_the_answer_is_rejected_as_it_is(root: Path) -> None:
     made, model = rewrite(root, "", "", rewrite="none")
     assert text_of(made.rejected) == model.answer and len(model.jobs) == 1 and "differences" not in made.meta
