@@ -325,7 +325,17 @@ class Prediction:
 
 
 _ANSWER_CHECKS = {"scores": checks.scores, "spans": checks.spans, "critique": checks.string}
-_MEDIA_CHECKS = {"images": checks.media_names, "videos": checks.media_names}
+
+
+def _picture_names(value: object) -> tuple[str, ...]:
+    names = checks.media_names(value)
+    for i, name in enumerate(names):
+        if part := PART_OF_CLIP.search(name):
+            raise InputError(f"a picture has no {part[0]}, which is a part of a clip: {name}", field=f"[{i}]")
+    return names
+
+
+_MEDIA_CHECKS = {"images": _picture_names, "videos": checks.media_names}
 _RESPONSE_CHECKS: dict[str, Check] = {"message": _answer, "rank": checks.rank, **_ANSWER_CHECKS}
 _RECORD_CHECKS: dict[str, Check] = {
     "id": checks.nonempty,
@@ -408,7 +418,8 @@ def _check_inside(spans: Spans | None, messages: Messages | None, field: str) ->
 
 
 PART_OF_CLIP = re.compile(
-    r"#(?=.)(?:t=(?P<start>[0-9.]*)(?:,(?P<end>[0-9.]+))?)?&?(?:order=(?P<order>[0-9,]+):(?P<parts>[0-9]+))?$"
+    r"#(?=.)(?:t=(?P<start>[0-9.]*)(?:,(?P<end>[0-9.]+))?)?"
+    r"(?:(?:(?<=#)|(?<!#)&)order=(?P<order>[0-9,]+):(?P<parts>[0-9]+))?$"
 )
 """The end of a clip's name that says which part of the file is meant, and in which order; see `mmalign.media.Part`."""
 

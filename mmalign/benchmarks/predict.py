@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmalign import benchmarks, runs
 from mmalign.benchmarks import _options
-from mmalign.media import FRAMES, Clip, FrameChoice, open_clip, open_image
+from mmalign.media import FRAMES, Clip, FrameChoice, MediaError, open_clip, open_image
 from mmalign.records import InputError, Prediction, Question, media_path
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def predict(
         ready: list[Job] = []
         asked: list[Question] = []
         for question in unit.items:
-            job = _job(question, picture, clip, seed)
+            job = _job(question, media_root, picture, clip, seed)
             if isinstance(job, runs.Drop):
                 yield question.id, job
             else:
@@ -109,15 +109,24 @@ def predict(
 
 
 def _job(
-    question: Question, picture: Callable[[str], Image.Image], clip: Callable[[str], Clip], seed: int
+    question: Question,
+    media_root: Path,
+    picture: Callable[[str], Image.Image],
+    clip: Callable[[str], Clip],
+    seed: int,
 ) -> Job | runs.Drop:
     """The question with its media, opened."""
     from mmalign.backbones import Job  # imports torch, which the other verbs of this folder do without
 
     try:
+        for name in (*question.images, *question.videos):
+            media_path(name, media_root)
+    except InputError as error:
+        return runs.Drop("bad_path", str(error))
+    try:
         images, videos = tuple(map(picture, question.images)), tuple(map(clip, question.videos))
-    except InputError as error:  # only media that were found have a reason; else the path itself is at fault
-        return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
+    except MediaError as error:
+        return runs.Drop(error.reason, str(error))
     return Job(question.prompt, images, seed=runs.stable_seed(seed, question.id), videos=videos)
 
 

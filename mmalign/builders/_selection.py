@@ -23,6 +23,7 @@ from mmalign.builders._stages import Stages
 from mmalign.endpoint import Writer
 from mmalign.media import Clip, MediaError, Part
 from mmalign.media.files import check_clip
+from mmalign.media.folder import check_inside
 from mmalign.plugins import check, option
 from mmalign.records import InputError, Record, media_path
 from mmalign.retrieval.encoders import Encoder, Tower, load_encoder
@@ -162,8 +163,9 @@ class Selection(ShotOptions):
             return Drop("reordered", f"{name} is a clip that was cut together anew: give it as it was")
         try:
             path = media_path(name, unit.media_root)
+            check_inside(path, unit.media_root)
         except InputError as error:
-            return Drop("bad_path", str(error))
+            return Drop(getattr(error, "reason", "bad_path"), str(error))
         content = _content(path)
         video = content if isinstance(content, Drop) else self._of(model, source, path, content, part)
         if isinstance(video, Drop) and name not in video.detail:

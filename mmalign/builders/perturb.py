@@ -18,16 +18,19 @@ import numpy as np
 
 from mmalign import runs
 from mmalign.builders import NOTHING, Drop, Unit
-from mmalign.media import FrameChoice, Part, open_clip
+from mmalign.media import FrameChoice, MediaError, Part, open_clip
 from mmalign.media.perturb import Plan, plans
 from mmalign.plugins import check, option
-from mmalign.records import PART_OF_CLIP, InputError, Record
+from mmalign.records import PART_OF_CLIP, InputError, Record, media_path
 
 KINDS = ("drop", "shuffle", "local_shuffle", "global_shuffle", "reverse", "repeat", "speed")
 """What a name can say: an order of equal parts of one clip."""
 
 AT_A_TIME = 4
 """Sources whose clips are opened at once."""
+
+PIXELS = 224 * 224
+"""Of a frame that is looked at: enough to tell whether anything changes."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,13 @@ class Perturb:
             try:
                 if Part.of(name).order is not None:
                     return Drop("has_order", f"is in an order of its own already: {name}")
-                frames = open_clip(name, unit.media_root, FrameChoice(count=self.parts)).frames
-            except InputError as error:  # one about the path itself, not the file, has no reason
+                media_path(name, unit.media_root)
+            except InputError as error:
                 return Drop(getattr(error, "reason", "bad_path"), str(error))
+            try:
+                frames = open_clip(name, unit.media_root, FrameChoice(self.parts, pixels=self.parts * PIXELS)).frames
+            except MediaError as error:
+                return Drop(error.reason, str(error))
             if len(frames) < self.parts:
                 return Drop("too_short", f"{len(frames)} frames, fewer than {self.parts} parts: {name}")
             still = still and len({frame.tobytes() for frame in frames}) == 1

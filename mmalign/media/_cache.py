@@ -89,7 +89,8 @@ class FrameCache:
             step = 3 * width * height
             parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
             frames = [Image.frombytes("RGB", (width, height), part) for part in parts]
-            os.utime(entry)  # used now
+            with suppress(OSError):  # somebody else's
+                os.utime(entry)  # used now
             return about["about"], frames
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -126,10 +127,12 @@ class FrameCache:
             if file.suffix == _ENDING:
                 found.append((status.st_mtime, status.st_size, file))
             elif file.suffix == ".part" and status.st_mtime < time.time() - _STALE:
-                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    file.unlink()
         left = sum(size for _, size, _ in found) - self.size
         for _, size, file in sorted(found):
             if left <= 0:
                 return
-            file.unlink(missing_ok=True)
-            left -= size
+            with suppress(OSError):
+                file.unlink()
+                left -= size

@@ -40,6 +40,7 @@ class Decoder:
 
     Attributes:
         decoded: frames that it decoded since it was started, wanted or not.
+        busy: whether it is in the middle of an answer.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class Decoder:
         self._poll.register(self._process.stdout, select.POLLIN)
         self._left = bytearray()
         self.decoded = 0
+        self.busy = False
 
     @property
     def alive(self) -> bool:
@@ -68,13 +70,14 @@ class Decoder:
             InputError: nothing is installed that reads clips.
             MediaError: the reader's, or with reason timeout or crashed. The file is not named.
         """
-        limit = time_limit()
+        limit, self.busy = time_limit(), True
         try:
             self._process.stdin.write(json.dumps({**request, "reader": wanted_reader()}).encode() + b"\n")
         except BrokenPipeError:
             raise self._crashed() from None
         while True:
             header = json.loads(self._line(limit))
+            self.busy = not header.keys() & {"none", "error", "end"}
             if "none" in header:
                 raise InputError(
                     f"clips are read with PyAV: pip install av, or give the frames as pictures ({header['none']})"
@@ -173,6 +176,9 @@ def decoder() -> Iterator[Decoder]:
 
 
 def _give_back(mine: Decoder) -> None:
+    if mine.busy:
+        mine.close()
+        return
     with _lock:
         _idle.append(mine)
 

@@ -15,6 +15,9 @@ import numpy as np
 from mmalign.media.image import MediaError
 from mmalign.records import PART_OF_CLIP, InputError
 
+MOST_PARTS = 1_000_000
+"""Of a clip that is shown in another order."""
+
 TOLERANCE = 1e-6
 """Seconds by which a frame may come late and still count as begun: arithmetic is not exact."""
 
@@ -81,6 +84,8 @@ class Part:
         start, end, order, parts = found.group("start", "end", "order", "parts")
         try:
             numbers = tuple(map(int, order.split(","))) if order else None
+            if int(parts or 1) > MOST_PARTS or (numbers and max(numbers) > MOST_PARTS):
+                raise ValueError
             return cls(float(start or 0), float(end) if end else None, numbers, int(parts or 1))
         except ValueError:
             raise MediaError(f"{found.group()} says no part: {name}", reason="out_of_range") from None
@@ -121,7 +126,7 @@ def choose(times: np.ndarray, duration: float, choice: FrameChoice = FRAMES, par
             raise _outside(f"second {max(choice.times):g} of a clip of {shown:.3f} seconds")
         return stretches.at(np.array(choice.times))
     most = choice.count
-    if choice.fps is not None:
+    if choice.fps is not None and shown * choice.fps < most:
         most = min(most, max(1, math.floor(shown * choice.fps + 0.5)))
     every = stretches.every(most)
     return stretches.at((np.arange(most) + 0.5) * shown / most) if every is None else every

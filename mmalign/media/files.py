@@ -51,7 +51,7 @@ class Source(Protocol):
 
 def check_clip(path: Path) -> None:
     """Refuse what is neither a folder nor a file with something in it. Raises MediaError."""
-    if not path.is_dir():
+    if not folder.is_folder(path):
         check_file(path)
 
 
@@ -60,7 +60,7 @@ def opened(path: str | Path) -> Iterator[Source]:
     """An open clip. Raises MediaError, which names the file."""
     path = Path(path)
     check_clip(path)
-    if path.is_dir():
+    if folder.is_folder(path):
         yield folder.Frames(path)
         return
     try:

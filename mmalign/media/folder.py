@@ -19,7 +19,30 @@ ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".w
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts frame 2 before frame 10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", name)]
+    parts = re.split(r"([0-9]+)", name)  # every other one is a number
+    return [(place % 2 == 1, int(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a clip is a folder. Raises MediaError where that cannot be told: a name that is too long, say."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise MediaError(f"cannot be read ({error.strerror}): {path}") from None
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Refuse a folder of pictures one of which lies outside of ``root``, behind a link.
+
+    Raises:
+        MediaError: with reason outside; or as `pictures`.
+    """
+    if not is_folder(path):
+        return
+    root = root.resolve()
+    for picture in pictures(path):
+        if not picture.resolve().is_relative_to(root):
+            raise MediaError(f"leads out of the media root {root}: {picture}", reason="outside")
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -16,7 +16,9 @@ MAX_PIXELS = 100_000_000
 # Only formats decoded inside Pillow: others (EPS) hand the file to outside programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-Reason = Literal["missing", "unreadable", "truncated", "too_large", "no_video", "out_of_range", "timeout", "crashed"]
+Reason = Literal[
+    "missing", "unreadable", "truncated", "too_large", "outside", "no_video", "out_of_range", "timeout", "crashed"
+]
 
 
 class MediaError(InputError):

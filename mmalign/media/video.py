@@ -20,6 +20,7 @@ from mmalign.media._cache import FrameCache
 from mmalign.media._process import wanted_reader
 from mmalign.media.choice import FRAMES, WHOLE, FrameChoice, Part, choose, fitted
 from mmalign.media.files import opened
+from mmalign.media.folder import check_inside
 from mmalign.media.image import MediaError
 from mmalign.records import InputError, media_path
 
@@ -43,7 +44,11 @@ class Clip:
 
 def open_clip(name: str, media_root: str | Path, choice: FrameChoice = FRAMES) -> Clip:
     """The frames of a record's clip; see `read_clip`, and the top of this page for names."""
-    return read_clip(media_path(name, media_root), choice, Part.of(name))
+    path = media_path(name, media_root)
+    if "#" in path.name and not path.exists() and path.with_name(path.name.rpartition("#")[0]).exists():
+        raise MediaError(f"#{path.name.rpartition('#')[2]} says no part of a clip: {name}", reason="out_of_range")
+    check_inside(path, Path(media_root))
+    return read_clip(path, choice, Part.of(name))
 
 
 def read_clip(path: str | Path, choice: FrameChoice = FRAMES, part: Part = WHOLE) -> Clip:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_media", action="store_true", help="do not open the pictures")
     parser.add_argument("--processor", metavar="MODEL", help="count tokens for this model; its weights are not loaded")
     parser.add_argument("--max_length", type=int, help="report records with more tokens, media included")
-    parser.add_argument("--frames", type=int, default=8, help="frames of each clip that tokens are counted for")
+    parser.add_argument("--frames", type=int, default=8, help="frames of each clip that are looked at, and counted")
     parser.add_argument(
         "--leaks",
         type=Path,
@@ -69,8 +69,11 @@ def command(options: argparse.Namespace) -> int:
                 check.add(row)
             bar.update()
 
+        def clip(name: str, root: Path) -> Clip:
+            return open_clip(name, root, FrameChoice(options.frames))
+
         opened = None if options.no_media else pictures
-        for problem in validate(options.file, options.media_root, opened, add, _one_frame):
+        for problem in validate(options.file, options.media_root, opened, add, clip):
             problems.append(problem)
             if not options.json:
                 bar.write(str(problem), file=sys.stdout)
@@ -80,11 +83,6 @@ def command(options: argparse.Namespace) -> int:
         print(f"no record has all its media: names start from {pictures.root}; is --media_root right?")
     print((_json if options.json else _text)(options.file, count, problems, findings))
     return int(bool(problems) or (options.strict and any(finding.warning for finding in findings)))
-
-
-def _one_frame(name: str, root: Path) -> Clip:
-    """As much of a clip as tells whether it can be read; each that is trained on is read whole some time later."""
-    return open_clip(name, root, FrameChoice(1))
 
 
 def _refuse(options: argparse.Namespace) -> None:

@@ -120,6 +120,7 @@ class VideoStudy(Study):
         self._launch(
             "mmalign.cli", "build", "rrpo", "--model", MODEL, "--data", self.folder / "sources.jsonl",
             "--media_root", self.pool, "--output", self.folder / "built_rrpo.jsonl", "--seed", self.seed,
+            "--short_words", 10,
             "--batch_size", 64, "--unit_size", 64,
         )  # fmt: skip
 
@@ -127,8 +128,9 @@ class VideoStudy(Study):
         """TEMPLE's pairs: what the model tells of the clip, and of the clip perturbed."""
         self._launch(
             "mmalign.cli", "build", "temple", "--model", MODEL, "--data", self.pool / "clips.jsonl",
-            "--output", self.folder / "built_temple.jsonl", "--seed", self.seed, "--level", "pixel",
-            "--detector", "frames", "--levels", *LEVELS, "--batch_size", 64, "--unit_size", 16,
+            "--output", self.folder / "built_temple.jsonl", "--seed", self.seed, "--level", "pixel", "--ask", "source",
+            "--detector", "every", "--min_frames", 1, "--min_seconds", 0, "--same_above", 1,
+            "--levels", ",".join(map(str, LEVELS)), "--batch_size", 64, "--unit_size", 16,
         )  # fmt: skip
 
     def even_out(self) -> None:

@@ -193,3 +193,14 @@ def test_suites_that_are_wrong(tmp_path: Path, content: str, problem: str) -> No
 def test_the_shipped_suite_reads() -> None:
     shipped = Path(__file__).resolve().parents[2] / "eval" / "hallucination.yaml"
     assert [entry.label for entry in suite.read_suite(shipped)] == ["pope", "chair"]
+
+
+def test_a_machine_that_cannot_read_clips_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted as drops, its questions would be done for good."""
+    write_clip(tmp_path / "a.avi", [Image.new("RGB", (64, 48), "red")] * 3)
+    asked = [Question(id="a", prompt=[user_message("How red?", videos=1)], videos=("a.avi",))]
+    monkeypatch.setenv("MMALIGN_VIDEO_READER", "none")
+    with pytest.raises(InputError, match="MMALIGN_VIDEO_READER"):
+        predict(ReddestPicture(), asked, tmp_path / "out.jsonl", media_root=tmp_path, progress=False)
+    monkeypatch.delenv("MMALIGN_VIDEO_READER")
+    assert predict(ReddestPicture(), asked, tmp_path / "out.jsonl", media_root=tmp_path, progress=False).records == 1

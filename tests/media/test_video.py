@@ -376,3 +376,40 @@ def test_a_name_that_is_not_plain(made, tmp_path):
     path = tmp_path / "a:b %03d 'ü'.mp4"
     shutil.copy(made["closed.mp4"][0], path)
     assert clips.said(read_indices(path, [3])[0]) == 3
+
+
+# ---- what a name must not do -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shots(tmp_path):
+    """A media root with a folder of two pictures, and a picture outside of it."""
+    for name in ("root/shot/0.png", "root/shot/1.png", "secret.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "white").save(tmp_path / name)
+    return tmp_path / "root"
+
+
+def test_a_folder_shows_nothing_from_outside_the_root(shots):
+    (shots / "shot" / "2.png").symlink_to(shots.parent / "secret.png")
+    for name in ("shot", "shot#t=0,1"):
+        assert reason(open_clip, name, shots) == "outside"
+    (shots / "shot" / "2.png").unlink()
+    (shots / "shot" / "2.png").symlink_to(shots / "shot" / "0.png")
+    assert len(open_clip("shot", shots).frames) == 3, "links inside of it are fine"
+
+
+WRONG = ["#t=-1,3", "#t=0:01", "#t=nan", "#t=2&", "#&order=0:1", "#t=1order=0:1", "#order=0:1&t=1"]
+ENDLESS = ["#order=0:1" + "0" * 400, "#order=" + "9" * 400 + ":10"]
+
+
+@pytest.mark.parametrize("part", [*WRONG, *ENDLESS], ids=lambda part: part[:20])
+def test_a_part_that_is_spelled_wrongly_says_so(shots, part):
+    assert reason(open_clip, f"shot{part}", shots) == "out_of_range"
+
+
+def test_odd_names_are_reasons(shots):
+    assert reason(open_clip, "x" * 300 + ".mp4", shots) == "unreadable"
+    Image.new("RGB", (8, 8)).save(shots / "shot" / "\u00b21.png")
+    assert len(open_clip("shot", shots).frames) == 3
+    assert len(open_clip("shot", shots, FrameChoice(2, fps=1e308)).frames) == 2
