@@ -85,8 +85,10 @@ class Asked:
     def _compared(self, answer: str) -> Verdict:
         words, truth = normalised(answer), normalised(self.truth)
         same = words == truth if words else answer.split() == self.truth.split()
-        if same or self.kind == SHORT and _runs(words, truth) and not _negated(answer):
+        if same:
             return Verdict(True)
+        if self.kind == SHORT and _runs(words, truth):  # Left, no doubt. Left without turning. It is not left.
+            return Verdict(None if _negated(answer) else True)
         if self.kind == OPEN or not words:
             return Verdict(None)
         fits = len(words) <= max(self.short_words, 2 * len(truth)) and "\n" not in answer.strip()
@@ -138,7 +140,12 @@ _NUMBER = re.compile(
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"  # kana and han
 _WORD = re.compile(rf"(?<!\w)-?\d+(?:\.\d+)?|[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _ARTICLES = ("a", "an", "the")
-_NOT = re.compile(r"\b(?:not|no|never|neither|nor|none|without|cannot)\b|n['’]t\b", re.IGNORECASE)
+_WRONG = r"(?:wrong|incorrect|false|untrue|mistaken)\b"
+_NOT = re.compile(
+    rf"""\b(?:not|no|never|neither|nor|none|without|cannot)\b | n['’]t\b
+      | (?:\b(?:is|are|was|were|be|being|seems?)|['’]s)\s+(?:\w+ly\s+)?{_WRONG}""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def normalised(text: str) -> tuple[str, ...]:
@@ -156,6 +163,7 @@ def _as_digits(match: re.Match[str]) -> str:
 
 
 def _negated(text: str) -> bool:
+    """Whether there is a *not* in a text, or something *is wrong*."""
     return _NOT.search(text) is not None
 
 
@@ -212,6 +220,9 @@ _LETTERS = (
         re.VERBOSE,
     ),
 )
+_AGAINST = re.compile(
+    rf"\b{_WRONG}|(?:\bnot|\bnever|n['’]t)\s+(?:\w+\s+){{0,3}}(?:right|correct|true)\b", re.IGNORECASE
+)
 _LOOSE = re.compile(r"\b[B-HJ-Z]\b(?!['’])")
 _AROUND_A_CHOICE = frozenset(
     ("answer", "is", "option", "choice", "correct", "right", "best", "final", "my", "it", "would", "be")
@@ -256,7 +267,8 @@ def _letters(text: str) -> Iterator[re.Match[str]]:
 def read_choice(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the option that a text takes; None where it takes none, or more than one, or contradicts itself.
 
-    By its letter (``(B)``, ``B.``, ``The answer is B``) or by an option's words, unless there is a *not* beside them.
+    By its letter (``(B)``, ``B.``, ``The answer is B``) or by an option's words, unless there is a *not* beside them:
+    a text may have one only behind the letter that it begins with, in its reasons or in the option's own words.
     """
     names = {letter: normalised(option) for letter, option in options.items()}
     words = normalised(text)
@@ -271,8 +283,27 @@ def read_choice(text: str, options: Mapping[str, str]) -> str | None:
     named = set() if _negated(text) else _named(words, names)
     if letters:
         [letter, *others] = letters | {said for said in _LOOSE.findall(text) if said in options}
-        return letter if not others and letter in options and (not named or letter in named) else None
+        if others or letter not in options or named and letter not in named:
+            return None
+        return None if _doubted(text, letter, options[letter]) else letter
     return named.pop() if len(named) == 1 else None
+
+
+def _doubted(text: str, letter: str, option: str) -> bool:
+    """Whether a text that names an option by its letter may speak against it.
+
+    Not where the *not* is in the ``option``; nor in the reasons of a text that begins with the letter, which are what
+    follows ``because`` or ``since``, or the option's words and a stop.
+    """
+    own = rf"(?<!\w){re.escape(option) or '(?!)'}(?!\w)"
+    begun = any(
+        _letter(mark).upper() == letter and set(normalised(text[: mark.start()])) <= _AROUND_A_CHOICE
+        for mark in _letters(text)
+    )
+    reasons = rf"\b(?:because|since)\b|{own}\s*[.,;:\n]"
+    said, *why = re.split(reasons, text, maxsplit=1, flags=re.IGNORECASE) if begun else [text]
+    said = re.sub(own, " ", said, flags=re.IGNORECASE)
+    return _negated(said) or any(_AGAINST.search(part) for part in (said, *why))
 
 
 def _named(words: Sequence[str], names: Mapping[str, Sequence[str]]) -> set[str]:

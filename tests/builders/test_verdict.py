@@ -56,6 +56,13 @@ def test_options_of_a_question(question: str, options: dict[str, str]) -> None:
     ("It is (B), not (A)", None),
     ("(B) closing the door.", None), ("He is not opening the door", None), ("E", None), ("(E)", None),
     ("Vitamin B", None),
+    ("It cannot be (B).", None), ("It is not (A).", None), ("(A) is wrong", None), ("(A) is clearly incorrect", None),
+    ("Option B isn't right.", None), ("The incorrect option is B", None), ("B. No.", None), ("(B): wrong", None),
+    ("(B) He is not opening the door", None), ("B, since A man is never right", None), ("B is not it, since", None),
+    ("(B) opening the door. This is not the right one.", None), ("He does not run, so the answer is B", None),
+    # a not that is about something else
+    ("(B), because he is not outside", "B"), ("The answer is (B), since it was not open.", "B"),
+    ("(B) opening the door. He does not close it.", "B"), ("B. opening the door, not a window", "B"),
     ("He runs.", None), ("A and B", None), ("either closing or opening the door: closing the door", None),
 ])  # fmt: skip
 def test_a_choice_is_read_or_not(text: str, letter: str | None) -> None:
@@ -67,6 +74,13 @@ def test_a_choice_is_not_the_first_letter_that_comes() -> None:
     text = "The answer is (B)"
     assert re.search("[A-Z]", text, re.IGNORECASE)[0] == "T"
     assert read_choice(text, {letter: letter * 9 for letter in "ABCT"}) == "B"
+
+
+def test_a_not_in_an_option_is_no_not() -> None:
+    options = {"A": "not opening the wrong door", "B": "No", "C": "both"}
+    assert read_choice("The answer is (A) not opening the wrong door", options) == "A"
+    assert read_choice("(B) No, there is none", options) == "B"
+    assert read_choice("It is not (A) not opening the wrong door", options) is None
 
 
 def test_two_options_with_the_same_words_are_told_apart_by_their_letters() -> None:
@@ -168,7 +182,7 @@ def test_yes_no_and_numbers_keep_the_form_of_the_truth(truth: str, answer: str, 
     ("goose", "the red dog", "red dog"),
     ("goose", "NASA", "NASA"), ("Paris", "london", "London"), ("three dogs", "4 dogs", "4 dogs"),
     ("goose ", "dog", "dog "),
-    ("goose", "It is not a goose", None), ("goose", "It is a dog that runs in the park", None),
+    ("goose", "There is nothing at all to see", None), ("goose", "It is a dog that runs in the park", None),
     ("goose", "dog\ncat", None),
     ("He plays football.", "He throws a red ball far.", "He throws a red ball far."),
 ])  # fmt: skip
@@ -183,6 +197,14 @@ def test_short_answers_that_are_wrong_may_be_paraphrases(truth: str, answer: str
 ])  # fmt: skip
 def test_short_answers_that_are_right(truth: str, answer: str) -> None:
     assert asked("?", truth, 3).verdict(answer) == Verdict(True)
+
+
+@pytest.mark.parametrize("truth, answer", [
+    ("left", "Left, no doubt."), ("Left.", "Left without turning."), ("left", "Left is wrong"),
+    ("goose", "It is not a goose"), ("goose", "It can't be a goose."),
+])  # fmt: skip
+def test_a_short_answer_with_the_truth_and_a_not_cannot_be_told(truth: str, answer: str) -> None:
+    assert asked("?", truth, 3).verdict(answer) == Verdict(None)
 
 
 def test_open_answers_are_right_where_they_have_the_same_words_and_else_nobody_knows() -> None:
