@@ -169,6 +169,16 @@ def test_parts_that_are_none(start: float, end: float | None) -> None:
     assert error.value.reason == "part_of_clip"
 
 
+def test_a_name_that_says_a_part_has_no_other(clips: Path) -> None:
+    rows = [
+        row(media_path="b.mp4#t=1,2"),
+        row(media_path="b.mp4#t=1,2", start=1, end=2),
+        row(end=2, media_path="b.mp4#order=0:1"),
+    ]
+    [record], drops = convert_rows(clips / "a.json", rows, "rrpo")
+    assert record.videos == ("b.mp4#t=1,2",) and drops == {"a.json:2": "part_of_clip", "a.json:3": "part_of_clip"}
+
+
 def test_two_parts_of_one_file_keep_their_names(clips: Path) -> None:
     rows = [row(media_path="b.mp4", start=start, end=start + 1) for start in (0, 1)]
     records, _ = convert_rows(clips / "a.json", rows, "rrpo")

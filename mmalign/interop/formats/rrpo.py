@@ -36,7 +36,7 @@ from mmalign.interop import _tables
 from mmalign.interop._media import Media
 from mmalign.interop._turns import IMAGE, VIDEO, mapping, message, pair, question
 from mmalign.interop.formats import Unfit
-from mmalign.records import Spans
+from mmalign.records import PART_OF_CLIP, Spans
 
 READS = frozenset(
     {
@@ -78,7 +78,7 @@ def record(row: Any, media: Media) -> dict[str, Any]:
     return {
         "id": row.get("sample_id"),
         **sides,
-        "videos": [media.video(path) + part(row.get("start"), row.get("end"))],
+        "videos": [_part_of(media.video(path), part(row.get("start"), row.get("end")))],
         "chosen_spans": marked[0],
         "rejected_spans": marked[1],
         "meta": {"src": row["src"]} if row.get("src") else {},
@@ -95,6 +95,12 @@ def _from_qa(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
         raise Unfit("no_answer", "QA_NEG has no answer to the same question", field="QA_NEG")
     prompt = "\n".join(text for text in (good.get("i"), question(good.get("q"))) if text)
     return prompt.replace(IMAGE, VIDEO), good.get("a"), bad.get("a")
+
+
+def _part_of(name: str, cut: str) -> str:
+    if cut and PART_OF_CLIP.search(name):
+        raise Unfit("part_of_clip", f"says a part already, beside start and end: {name}", field="start")
+    return name + cut
 
 
 def part(start: Any, end: Any) -> str:
