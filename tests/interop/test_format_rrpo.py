@@ -119,17 +119,30 @@ def test_videochat2_rows_have_a_record_for_each_question(clips: Path) -> None:
         ({"start": True, "end": 2}, "part_of_clip"),
         ({"QA_NEG": None}, "no_answer"),
         ({"QA_NEG": [qa("What?", "A  dog.")]}, "no_span"),
-        ({"QA": [], "QA_NEG": []}, None),
+        ({"QA": [], "QA_NEG": []}, "no_prompt"),
+        ({"QA": []}, "no_prompt"),
+        ({"QA": None}, "no_prompt"),
+        ({"QA": [None], "question": "What?", "answer": "A dog.", "pred": "A cat."}, "no_answer"),
+        ({"QA": qa("What?", "A dog."), "QA_NEG": None}, "no_answer"),
         ({"QA": "What?"}, "invalid"),
         ({"video": None}, "no_media"),
         ({"video": "gone.mp4"}, "missing"),
         ({"video": "https://a/b.mp4"}, "url"),
     ],
 )
-def test_bad_videochat2_rows(clips: Path, change: dict, reason: str | None) -> None:
+def test_bad_videochat2_rows(clips: Path, change: dict, reason: str) -> None:
     good = {"video": "b.mp4", "QA": [qa("What?", "A dog.")], "QA_NEG": [qa("What?", "A cat.")]}
     records, drops = convert_rows(clips / "a.json", [good, {**good, **change}], "rrpo")
-    assert len(records) == 1 and list(drops.values()) == [reason] * bool(reason)
+    assert len(records) == 1 and list(drops.values()) == [reason]
+
+
+def test_rows_may_lack_columns_or_have_those_of_both_lists(clips: Path) -> None:
+    one = {"video": "b.mp4", "QA": qa("What?", "A dog.")}
+    records, drops = convert_rows(clips / "a.json", [one, {**one, "QA_NEG": qa("What?", "A cat.")}], "rrpo")
+    assert [marked(each, "rejected") for each in records] == [["cat."]] and drops == {"a.json:1": "no_answer"}
+    empty = [{"QA": None, "QA_NEG": None}, {"QA": [], "QA_NEG": []}]
+    records, drops = convert_rows(clips / "b.json", [row(**none) for none in empty], "rrpo")
+    assert [marked(each, "rejected") for each in records] == [["wrong"], ["wrong"]] and not drops
 
 
 @pytest.mark.parametrize(

@@ -55,25 +55,27 @@ def rows(source: Path) -> Iterator[tuple[str, Any]]:
     """The rows of the list; of a row with several questions, one for each, at ``PLACE.QUESTION``."""
     for place, row in _tables.rows(source):
         asked = row.get("QA") if isinstance(row, Mapping) else None
-        if not isinstance(asked, list):
+        if not isinstance(asked, list) or not asked:
             yield place, row
             continue
         wrong = row["QA_NEG"] if isinstance(row.get("QA_NEG"), list) else []
         for number, qa in enumerate(asked):
+            qa = {} if qa is None else qa  # a question that is missing, in a row that has questions
             yield f"{place}.{number + 1}", {**row, "QA": qa, "QA_NEG": wrong[number] if number < len(wrong) else None}
 
 
 def record(row: Any, media: Media) -> dict[str, Any]:
     """The pair of a row with its spans."""
     row = mapping(row)
-    prompt, chosen, rejected = _from_qa(row) if "QA" in row else _from_texts(row)
+    in_qa = row.get("QA") not in (None, [])  # tables have every column in every row
+    prompt, chosen, rejected = _from_qa(row) if in_qa else _from_texts(row)
     sides = pair([message("user", prompt)], chosen, rejected)
     if row.get("answer_masked") is None and row.get("pred_masked") is None:
         marked = spans.differences(chosen, rejected)
     else:
         marked = tagged(chosen, row.get("answer_masked")), tagged(rejected, row.get("pred_masked"))
     if not any(marked):
-        raise Unfit("no_span", "no phrase is tagged" if "QA" not in row else "no word differs")
+        raise Unfit("no_span", "no word differs" if in_qa else "no phrase is tagged")
     path = row.get("media_path") or row.get("video")
     return {
         "id": row.get("sample_id"),
@@ -90,7 +92,7 @@ def _from_texts(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
 
 
 def _from_qa(row: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    good, bad = mapping(row["QA"]), row["QA_NEG"]
+    good, bad = mapping(row["QA"]), row.get("QA_NEG")
     if not isinstance(bad, Mapping) or bad.get("q") != good.get("q"):
         raise Unfit("no_answer", "QA_NEG has no answer to the same question", field="QA_NEG")
     prompt = "\n".join(text for text in (good.get("i"), question(good.get("q"))) if text)
