@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import IntervalStrategy
 
 from mmalign import flags, plugins
@@ -269,6 +270,7 @@ class TrainOptions(TrainingArguments):
         if self.output_dir is None:
             raise InputError("--output_dir is missing: the folder for the trained model")
         self.deepspeed = deepspeed_config(self.deepspeed) if under_launcher() else None
+        unset_hf_deepspeed_config()  # what another training of this process had said of its own models
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else several ranks on CPUs are taken for one
             self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
