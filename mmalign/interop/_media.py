@@ -105,9 +105,15 @@ class Media:
         return path
 
     def whole(self, name: str) -> Path:
-        """As `path`, for formats that can say nothing of a part of a clip: Unfit, part_of_clip, where a name does."""
+        """As `path`, for formats whose media are whole files.
+
+        Raises:
+            Unfit: the name says a part of a clip (``part_of_clip``), or is that of a folder (``folder``).
+        """
         if PART_OF_CLIP.search(name):
             raise Unfit("part_of_clip", f"is a part of a file, which the format cannot say: cut it out: {name}")
+        if media_path(name, self.root).is_dir():
+            raise Unfit("folder", f"is a folder, where the format has files alone: make one of its frames: {name}")
         return self.path(name)
 
     def content(self, name: str) -> bytes:

@@ -204,6 +204,17 @@ def test_a_clip_may_be_a_folder_of_frames(clips: Path) -> None:
     assert record.videos == ("frames#t=1",)
 
 
+@pytest.mark.parametrize("target", ["llama_factory", "ms_swift"])
+def test_a_folder_of_frames_is_not_written_as_a_file(clips: Path, target: str) -> None:
+    put_pictures(clips, "frames/1.png")
+    put_rows(clips / "a.json", [row(media_path="b.mp4"), row(media_path="frames")])
+    convert.read(clips / "a.json", "rrpo", clips / "pairs.jsonl", progress=False)
+    summary = convert.write(clips / "pairs.jsonl", target, clips / "out.jsonl", drop_extras=True, progress=False)
+    assert (summary.kept, dict(summary.drops)) == (1, {"folder": 1})
+    [drop] = read_jsonl(convert.drop_list(clips / "out.jsonl"), lambda obj, **_: obj)
+    assert "is a folder, where the format has files alone" in drop["detail"]
+
+
 @pytest.mark.parametrize("target", ["llama_factory", "ms_swift", "trl"])
 def test_a_part_of_a_clip_is_not_written_as_the_whole(clips: Path, target: str) -> None:
     """The other record is; TRL takes no clip at all."""
@@ -214,7 +225,7 @@ def test_a_part_of_a_clip_is_not_written_as_the_whole(clips: Path, target: str) 
     with pytest.raises(InputError, match="cannot carry"):
         convert.write(clips / "pairs.jsonl", target, output, progress=False)
     if target == "trl":
-        with pytest.raises(InputError, match="nothing in it can be used"):
+        with pytest.raises(InputError, match="nothing in it can be used.*the format has pictures alone"):
             convert.write(clips / "pairs.jsonl", target, output, drop_extras=True, progress=False)
         return
     summary = convert.write(clips / "pairs.jsonl", target, output, drop_extras=True, progress=False)

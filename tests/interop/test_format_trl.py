@@ -162,6 +162,16 @@ def test_what_trl_would_drop_without_a_word_is_refused(tmp_path: Path, others: d
     assert not (tmp_path / "pairs.parquet").exists()
 
 
+def test_clips_are_dropped_as_clips(tmp_path: Path) -> None:
+    """Where the user says so; the record is as it should be."""
+    (tmp_path / "a.avi").write_bytes(b"a clip")
+    clip = Record("b", [user_message("What?", videos=1)], says("A."), says("B."), videos=("a.avi",))
+    path = write(tmp_path, [pair("a", "What?"), clip], drop_extras=True)
+    assert ParquetFile(path).metadata.num_rows == 1
+    listed = convert.drop_list(path).read_text()
+    assert '"reason": "videos"' in listed and "has a clip, and the format has pictures alone" in listed
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="trl needs rejected, which 1 of 1 records"):
         write(tmp_path, [pair("a", "What?", rejected=None)])

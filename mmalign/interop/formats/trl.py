@@ -45,7 +45,7 @@ READS = frozenset(
         *("score_chosen", "score_rejected", "margin", "tools", "chat_template_kwargs"),
     }
 )
-CARRIES = frozenset({"id", "chosen", "rejected", "images"})
+CARRIES = frozenset({"id", "chosen", "rejected", "images", "videos"})  # videos: for `row` to refuse, see `lost`
 NEEDS = ("chosen", "rejected")
 
 ROW_GROUP = 64 * 2**20
@@ -178,8 +178,15 @@ def _scores(row: Mapping[str, Any], sides: Mapping[str, Any]) -> dict[str, Any]:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
+def lost(record: Record) -> list[str]:
+    """Clips, whose places in the prompt cannot be left out with them."""
+    return ["videos"] if record.videos else []
+
+
 def row(record: Record, media: Media) -> dict[str, Any]:
     """The row of a pair, pictures and all."""
+    if record.videos:
+        raise Unfit("videos", "has a clip, and the format has pictures alone", field="videos")
     turns = [*record.prompt, *record.chosen, *record.rejected]
     if extra := {key for turn in turns for key in turn} - {"role", "content"}:
         raise Unfit("tools", f"a message has {', '.join(sorted(extra))}")
