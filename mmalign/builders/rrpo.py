@@ -35,6 +35,9 @@ from mmalign.spans import compare, differences
 KINDS = ("mask+local_shuffle", "mask+global_shuffle", "local_shuffle", "global_shuffle", MASK)
 """What can be done to a clip, the paper's best first; see `mmalign.media.perturb`."""
 
+SMALLEST_MASK = 0.001
+"""Share of a frame: a smaller mask may hide no pixel."""
+
 
 @dataclass(frozen=True)
 class _Source:
@@ -84,7 +87,7 @@ class RRPO(Judging):
     wants: ClassVar[str] = WRITER
 
     kinds: str = option(KINDS[0], "What is done to clips, such as mask+global_shuffle; of several, a,b: one a try.")
-    mask_min: float = option(AREA[0], "Least share of each frame that a mask hides, above 0.")
+    mask_min: float = option(AREA[0], f"Least share of each frame that a mask hides, {SMALLEST_MASK} or more.")
     mask_max: float = option(AREA[1], "Largest share.")
     window: int = option(WINDOW, "Neighbouring frames that a local shuffle permutes among themselves.")
     frames: int = option(16, "Of each clip, evenly spaced; with fps, the most of them.")
@@ -101,7 +104,7 @@ class RRPO(Judging):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, "kinds", set(self._kinds) <= set(KINDS), f"some of {', '.join(KINDS)}, with commas between")
-        check(self, "mask_min", 0 < self.mask_min <= 1, "above 0 and at most 1")
+        check(self, "mask_min", SMALLEST_MASK <= self.mask_min <= 1, f"from {SMALLEST_MASK} to 1")
         check(self, "mask_max", self.mask_min <= self.mask_max <= 1, f"from mask_min ({self.mask_min}) to 1")
         check(self, "window", self.window >= 2, "2 or more")
         check(self, "temperature", self.temperature >= 0, "0 or more")

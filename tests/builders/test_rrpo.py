@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scripted import Scripted, media, run
 
 from mmalign import backbones, builders, endpoint, training
@@ -16,7 +17,7 @@ from mmalign.backbones import Job
 from mmalign.builders import Drop, build, load
 from mmalign.builders._differing import DIFFERENCES, REWRITE
 from mmalign.builders._verdict import asked as verdict_of
-from mmalign.builders.rrpo import _Draft, _Source
+from mmalign.builders.rrpo import SMALLEST_MASK, _Draft, _Source
 from mmalign.media import FrameChoice, open_clip, open_image
 from mmalign.media.perturb import AREA, Plan
 from mmalign.records import (
@@ -474,7 +475,8 @@ def test_neither_batch_nor_unit_matters(root: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [
-    {"kinds": "drop"}, {"kinds": ""}, {"mask_min": 0}, {"mask_max": 0.2}, {"mask_max": 1.1}, {"window": 1},
+    {"kinds": "drop"}, {"kinds": ""}, {"mask_min": 0}, {"mask_min": 1e-13, "mask_max": 1e-13},
+    {"mask_max": 0.2}, {"mask_max": 1.1}, {"window": 1},
     {"frames": 0}, {"attempts": 0}, {"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"short_words": -1},
     {"threshold": math.nan},
 ])  # fmt: skip
@@ -482,6 +484,15 @@ def test_options_out_of_range(options: dict) -> None:
     with pytest.raises(InputError) as caught:
         load("rrpo", **options)
     assert caught.value.field == next(iter(options))
+
+
+def test_the_smallest_mask_is_a_mask() -> None:
+    """Also of frames that are very wide or high."""
+    builder = load("rrpo", kinds="mask", mask_min=SMALLEST_MASK, mask_max=SMALLEST_MASK)
+    for size in ((96, 64), (2000, 2), (2, 2000)):
+        for seed in range(20):
+            plan = builder._plan([Image.new("RGB", size)], seed, 1)
+            assert Plan.of(plan.to_json()) == plan
 
 
 @pytest.mark.parametrize("options, field, problem", [
