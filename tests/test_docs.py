@@ -92,7 +92,8 @@ def test_page_of_an_objective(name):
 def test_every_core_objective_has_a_script_a_config_and_a_page():
     scripts = {file.stem for file in (REPOSITORY / "train").glob("*.py")} - {"objective"}
     configs = {file.stem for file in (REPOSITORY / "train").glob("*.yaml")} - {"lora"}
-    assert scripts == configs == set(CORE)
+    chains = {"temple"}  # of several objectives; docs/curriculum.md is their page
+    assert scripts == configs == {*CORE, *chains}
 
 
 @pytest.mark.parametrize("name", NAMES)

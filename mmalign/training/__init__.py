@@ -27,11 +27,11 @@ def main(name: str | None = None, arguments: Sequence[str] | None = None) -> int
 
 
 def _run(name: str | None, arguments: list[str]) -> int:
-    from mmalign.training import session, stages
+    from mmalign.training import chain, session, stages
 
     if name is None:
         name, arguments = _objective(arguments)
-    (stages if stages.asked(arguments) else session).train(name, arguments)
+    (chain if stages.asked(arguments) else session).train(name, arguments)
     return 0
 
 

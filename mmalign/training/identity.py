@@ -22,6 +22,9 @@ _SIGNS_OF_A_MODEL = ("config.json", "adapter_config.json")
 _HOW_IT_WAS_SPELLED = ("data", "model", "model.model", "model.reference")
 """Parts of the identity for a reader; what they name is in it by its fingerprint."""
 
+_SHOWN = 8
+"""How many of the parts that differ a message names."""
+
 _DATA = (
     "shuffle",
     "group_by_length",
@@ -130,7 +133,9 @@ def finished(output: Path, identity: Mapping[str, Any]) -> bool:
     ]
     if changed:
         advice = "give another --output_dir, or delete this one"
-        raise InputError(f"another training run is in this folder ({'; '.join(changed)}); {advice}", file=output)
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        what = f"{'; '.join(changed[:_SHOWN])}{more}"
+        raise InputError(f"another training run is in this folder ({what}); {advice}", file=output)
     return before["finished"]
 
 
