@@ -22,7 +22,7 @@ import yaml
 
 from mmalign.records import Question, Record, RecordFile, assistant_message, read_jsonl, text_of, write_jsonl
 from mmalign.runs import stable_seed
-from mmalign.scenes import MODEL, clip_benchmark
+from mmalign.scenes import MODEL, clip_questions, clip_stories
 from mmalign.scenes.dataset import write_split
 from mmalign.scenes.study import Entrant, Study, changes, main, table
 
@@ -55,17 +55,17 @@ ENTRANTS = {
 """What is compared. With TEMPLE's pairs DPO has the likelihood of the chosen story beside it, as there."""
 
 COLUMNS = {
-    "order ↑": ("clips", "groups", "order", "right"),
-    "first ↑": ("clips", "groups", "first", "right"),
-    "event ↑": ("clips", "groups", "event", "right"),
-    "moment ↑": ("clips", "groups", "moment", "right"),
-    "invented ↓": ("clips", "metrics", "invented"),
-    "told ↑": ("clips", "metrics", "told"),
-    "told in order ↑": ("clips", "metrics", "in_order"),
+    "order ↑": ("clip_questions", "groups", "order", "right"),
+    "first ↑": ("clip_questions", "groups", "first", "right"),
+    "event ↑": ("clip_questions", "groups", "event", "right"),
+    "moment ↑": ("clip_questions", "groups", "moment", "right"),
+    "invented ↓": ("clip_stories", "metrics", "invented"),
+    "told ↑": ("clip_stories", "metrics", "told"),
+    "told in order ↑": ("clip_stories", "metrics", "in_order"),
     "forwards ↑": ("ranking", "accuracy"),
     "distance": ("ranking", "distance"),
 }
-"""See `mmalign.scenes.clip_benchmark`; forwards: the true story is likelier than the same one told backwards."""
+"""See `mmalign.scenes.clip_questions` and `clip_stories`; forwards: the true story is likelier than the same one told backwards."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class VideoStudy(Study):
         )
         write_jsonl(self.folder / "held_out.jsonl", map(backwards, RecordFile(held_out / "clips.jsonl")))
         write_jsonl(self.folder / "sources.jsonl", self._sources())
-        entry = {"benchmark": clip_benchmark.__file__, "data": str(test), "name": "clips"}
-        (self.folder / "suite.yaml").write_text(json.dumps({"suite": [entry]}, indent=2), encoding="utf-8")
+        suite = [{"benchmark": each.__file__, "data": str(test)} for each in (clip_questions, clip_stories)]
+        (self.folder / "suite.yaml").write_text(json.dumps({"suite": suite}, indent=2), encoding="utf-8")
 
     def _sources(self) -> list[Record]:
         """Of each clip and kind the first question, with its true answer."""
@@ -185,7 +185,7 @@ def backwards(record: Record) -> Record:
 
 
 def _events(record: Record) -> list[str]:
-    return clip_benchmark.events(text_of(record.chosen))
+    return clip_stories.events(text_of(record.chosen))
 
 
 def pairs_in_words(studies: Sequence[VideoStudy]) -> str:
