@@ -2,7 +2,7 @@
 
 It asks for the stories in ``clips.jsonl`` of a split (`mmalign.scenes.dataset.write_split`)::
 
-    Describe the clip.    First the blue star vanishes. Then the red circle moves. Last the green star hits the red circle.
+    Describe the clip.    First the blue star vanishes. Then the red circle moves. Last the star hits the circle.
 
 A sentence is an event, whatever the word that it begins with:
 
