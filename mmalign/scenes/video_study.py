@@ -65,7 +65,7 @@ COLUMNS = {
     "forwards ↑": ("ranking", "accuracy"),
     "distance": ("ranking", "distance"),
 }
-"""See `clip_questions` and `clip_stories` beside this file; forwards: the true story is likelier than one told backwards."""
+"""See `clip_questions` and `clip_stories`; forwards: the true story is likelier than the same one backwards."""
 
 
 @dataclass(frozen=True)
