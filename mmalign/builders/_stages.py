@@ -3,7 +3,8 @@
 A result stands in ``FOLDER/STAGE/ab/KEY.json``, where KEY is a fingerprint of all that it depends on (the bytes of a
 clip, the options of this stage, the result of the stage before, the model that speaks) and ab its first two digits.
 So runs with other options, other sources or another output share what they have in common, and any number of processes
-may write at once: who is second writes the same again. What failed is kept too, with its reason.
+may write at once: who is second writes the same again. What failed is kept too, with its reason, but where the machine
+may be to blame and not the file (`PASSING`).
 
 An entry appears whole or not at all, and has a checksum: one that is damaged is made anew.
 """
@@ -20,6 +21,9 @@ from typing import Any
 from mmalign import runs
 from mmalign.builders import Drop
 from mmalign.records import atomic_write, json_line
+
+PASSING = frozenset(("missing", "timeout", "crashed"))
+"""Reasons of failures that may be gone the next time."""
 
 _ABSENT = object()
 
@@ -76,7 +80,7 @@ class Stages:
         dropped = isinstance(result, Drop)
         entry = json_line({"drop": [result.reason, result.detail]} if dropped else {"result": result})
         path = self._path(stage, key)
-        if path is not None:
+        if path is not None and not (dropped and result.reason in PASSING):
             with atomic_write(path) as file:
                 file.write(b'{"crc32": %d, "entry": %s}\n' % (zlib.crc32(entry), entry.rstrip()))
         return _of_entry(json.loads(entry))

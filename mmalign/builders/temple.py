@@ -225,13 +225,14 @@ class TEMPLE(Selection):
         return self.stages.results(stage, [[ask.depends_on, limits, self._speaker(model)] for ask in asks], make)
 
     @cached_property
-    def _speakers(self) -> dict[Any, list[str]]:
+    def _speakers(self) -> dict[Any, list[Any]]:
         return {}
 
-    def _speaker(self, model: Writer) -> list[str]:
-        """What of the model texts depend on. Its weights are read for that: once."""
+    def _speaker(self, model: Writer) -> list[Any]:
+        """What of the model texts depend on, how it sees clips too. Its weights are read for that: once."""
         if model not in self._speakers:
-            self._speakers[model] = [model.fingerprint(), str(getattr(model, "dtype", None))]
+            sees_clips = bool(getattr(model, "native_video", False))
+            self._speakers[model] = [model.fingerprint(), str(getattr(model, "dtype", None)), sees_clips]
         return self._speakers[model]
 
     # ---- pairs -----------------------------------------------------------------------------------------------

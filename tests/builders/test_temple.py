@@ -409,6 +409,14 @@ def test_another_model_looks_again_but_does_not_cut_again(root: Path, tmp_path: 
     assert grown == {**before, "shots": 0, "key_frames": 0}
 
 
+def test_who_sees_clips_otherwise_tells_them_anew(root: Path, tmp_path: Path) -> None:
+    model = Watcher()
+    run(temple(work=str(tmp_path)), Watcher(), root, clip("story.avi"))
+    model.native_video = True
+    run(temple(work=str(tmp_path)), model, root, clip("story.avi"))
+    assert len(model.jobs) == kept(tmp_path)["captions"] / 2 + kept(tmp_path)["responses"] / 2 and not model.embedded
+
+
 def test_two_ranks_and_other_units(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("story.avi", "page.avi", "other.avi", "short.avi", "story.avi")
     sources = [clip(name, f"s{number}") for number, name in enumerate(names)]

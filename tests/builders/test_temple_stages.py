@@ -61,6 +61,13 @@ def test_damaged_entries_are_made_anew(tmp_path: Path, damage: Any) -> None:
     assert ask(stages, "c")[1] == []
 
 
+@pytest.mark.parametrize("reason", ["timeout", "crashed", "missing"])
+def test_what_the_machine_may_be_to_blame_for_is_tried_again(tmp_path: Path, reason: str) -> None:
+    stages = Stages(tmp_path)
+    assert stages.result("s", "a", lambda: Drop(reason)) == Drop(reason)
+    assert stages.result("s", "a", lambda: "done") == "done" == stages.result("s", "a", lambda: "again")
+
+
 def test_what_was_made_before_a_failure_is_kept(tmp_path: Path) -> None:
     def breaks(missing: list[int]):
         yield "one"
