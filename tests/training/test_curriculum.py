@@ -12,7 +12,7 @@ from mmalign import training
 from mmalign.records import InputError, RecordFile, write_jsonl
 from mmalign.training import checkpoints, data, metrics
 from mmalign.training.curriculum import Curriculum
-from mmalign.training.options import DataOptions
+from mmalign.training.options import DataOptions, parse
 from mmalign.training.order import EpochOrder
 
 LEVELS = np.array([0.5, 0.125, 0.25, 0.125, 0.5, 0.25, 0.125])
@@ -183,3 +183,39 @@ def test_records_that_do_not_fit_the_flags_are_refused(flags, expected, tiny_mod
 def test_difficulties_of_a_file(levelled):
     assert data.difficulties(str(levelled), ()) == [1, 2, 3]
     assert data.difficulties(str(levelled), (2, 9)) == [2, 3]
+
+
+def test_losses_do_not_depend_on_how_a_step_is_cut(tiny_model, levelled, tmp_path):
+    """Over two epochs, with records that come again: every micro-batch stands where it would in one process."""
+    more = ["--curriculum", "hard_to_easy", "--curriculum_parts", "3", "--replay", "0.2", "--num_train_epochs", "2"]
+    more += ["--learning_rate", "1e-2", "--per_device_train_batch_size"]
+    train(tiny_model, levelled, tmp_path / "one", *more, 4)
+    train(tiny_model, levelled, tmp_path / "cut", *more, 1, "--gradient_accumulation_steps", 4)
+    one, cut = ([row for row in metrics.read(tmp_path / name) if "loss" in row] for name in ("one", "cut"))
+    assert len(one) == len(cut) == 12, "22 records and twice one again, in steps of four"
+    assert abs(one[0]["loss"] - one[-1]["loss"]) > 0.01
+    for name in ("loss", "curriculum/difficulty"):
+        assert [row[name] for row in cut] == pytest.approx([row[name] for row in one], rel=1e-4)
+    difficulties = [row["curriculum/difficulty"] for row in one]
+    assert min(difficulties[0], difficulties[6]) > 2.5 > 2 > max(difficulties[5], difficulties[11])
+
+
+def test_another_way_is_another_run(tiny_model, levelled, tmp_path, capsys):
+    way = ["--curriculum", "easy_to_hard", "--replay"]
+    train(tiny_model, levelled, tmp_path, *way, "0.2", "--max_steps", "1")
+    for changed, expected in {
+        (*way, "0.3"): "replay: 0.2 -> 0.3",
+        (*way, "0.2", "--curriculum_parts", "2"): "curriculum_parts: None -> 2",
+        (*way, "0.2", "--difficulty", "1", "2"): "difficulty: [] -> [1.0, 2.0]",
+        (*way, "0.2", "--fps", "1"): "fps: None -> 1.0",
+        (*way, "0.2", "--video_pixels", "900"): "video_pixels: None -> 900",
+        (*way, "0.2", "--video", "frames"): "model.video: 'auto' -> 'frames'",
+    }.items():
+        train(tiny_model, levelled, tmp_path, *changed, "--max_steps", "1", status=2)
+        assert expected in capsys.readouterr().err
+
+
+def test_held_out_records_are_all_of_them_and_need_no_difficulty(levelled, pairs):
+    for held_out in (levelled, pairs):
+        given = ["--model", "m", "--data", levelled, "--output_dir", "o", "--eval_data", held_out, "--difficulty", "1"]
+        assert len(data.of(parse("dpo", list(map(str, given)))).held_out) == 22

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmalign.training.curriculum import Curriculum
 from mmalign.training.order import EpochOrder
 
 
@@ -75,3 +76,17 @@ def test_grouped_steps_do_not_depend_on_how_they_are_cut():
         return [set(sum(calls[i : i + cut], [])) for i in range(0, len(calls), cut)]
 
     assert members(8, 1) == members(2, 2) == members(1, 4)
+
+
+def test_like_lengths_share_a_step_within_each_part_of_a_curriculum():
+    """Whole steps of a part begin where the step that two parts share ends."""
+    levels, lengths = np.repeat([1.0, 2.0], [42, 160]), LENGTHS[:202]
+    grouped, plain = (
+        np.array([i for i, _ in sum(EpochOrder(202, 2, 0, 1, 7, each, 8, Curriculum(levels)), [])])
+        for each in (lengths, None)
+    )
+    assert levels[grouped].tolist() == levels[plain].tolist() == sorted(levels)
+    assert sorted(grouped) == list(range(202))
+    steps_of_one_part = [slice(start, start + 8) for start in [*range(0, 40, 8), *range(48, 200, 8)]]
+    ours, theirs = (np.mean([np.ptp(lengths[o[step]]) for step in steps_of_one_part]) for o in (grouped, plain))
+    assert ours < theirs / 3

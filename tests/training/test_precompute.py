@@ -133,6 +133,8 @@ def test_a_stale_cache_is_refused_and_says_what_changed(moved_model, tiny_model,
     assert "reference.model: " in refused("dpo", moved_model, *ignore)
     assert "views: " in refused("rdpo", tiny_model)
     assert "max_length: None -> 900" in refused("dpo", tiny_model, *ignore, "--max_length", "900")
+    clips = refused("dpo", tiny_model, *ignore, "--fps", "2", "--video_pixels", "900")
+    assert "fps: (absent) -> 2.0" in clips and "video_pixels: (absent) -> 900" in clips
 
     rows = list(read_jsonl(records, Record.parse))
     write_jsonl(records, [replace(rows[0], chosen=rows[1].chosen), *rows[1:]])
