@@ -135,11 +135,12 @@ def plan(name: str, arguments: Sequence[str]) -> Chain:
             raise InputError(f"--{flag} is missing")
     model, output = (common.pop(flag)[0] for flag in ("model", "output_dir"))
     whole = {flag: common.pop(flag) for flag in ("resume", "estimate_memory") if flag in common}
-    classes = {entry["name"]: _fields(entry.get("objective", name)) for entry in entries}
+    options = {entry["name"]: _fields(entry.get("objective", name)) for entry in entries}
+    known = _fields(name).union(*options.values())
     chain = Chain(model, Path(output), whole, ())
     stages: list[Stage] = []
     for entry in entries:
-        mine = _without_others(common, classes, entry["name"])
+        mine = _without(known - options[entry["name"]], common)
         stage = Stage(
             entry["name"],
             str(entry.get("objective", name)),
@@ -149,7 +150,7 @@ def plan(name: str, arguments: Sequence[str]) -> Chain:
         stages += _each(chain, stage, entry.get("each_difficulty"), own)
     if own:
         unknown = next(iter(own))
-        names = [*classes, *(stage.name for stage in stages)]
+        names = [*options, *(stage.name for stage in stages)]
         raise InputError(f"--{unknown}.{next(iter(own[unknown]))}: no such stage{flags.suggestion(unknown, names)}")
     _distinct([stage.name for stage in stages], config)
     return replace(chain, stages=tuple(stages))
@@ -203,11 +204,10 @@ def _each(chain: Chain, stage: Stage, way: str | None, own: dict[str, Given]) ->
     ]
 
 
-def _without_others(common: Given, classes: Mapping[str, set[str]], name: str) -> Given:
+def _without(others: set[str], common: Given) -> Given:
     """The flags that all are told, but those that only other stages' objectives have."""
     everywhere = {field.name for options in (ModelOptions, DataOptions, TrainOptions) for field in fields(options)}
-    others = set().union(*classes.values()) - classes[name] - everywhere
-    return {flag: words for flag, words in common.items() if flag not in others}
+    return {flag: words for flag, words in common.items() if flag not in others - everywhere}
 
 
 def _fields(objective: str) -> set[str]:
