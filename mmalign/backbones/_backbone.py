@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _choice, _generation, _looking, _packing, _written
+from mmalign.backbones import _choice, _generation, _looking, _packing, _trained_on, _written
 from mmalign.backbones._packing import Packed, visible
 from mmalign.backbones._processors import VIDEO
 from mmalign.backbones._written import Part
@@ -117,6 +117,9 @@ class Backbone:
         model: the Hugging Face model, or a `peft.PeftModel` around it.
         processor: its processor, with tokenizer and chat template.
         sources: folders or hub names that the weights came from, for the fingerprint.
+
+    Attributes:
+        frames: which of each clip it was trained on, as far as its folder says; None otherwise. Saved with it.
         native_video: whether clips go through the processor's video part, and not as pictures of their frames.
     """
 
@@ -135,6 +138,7 @@ class Backbone:
         self.model = model
         self.processor = processor
         self.native_video = native_video
+        self.frames = _trained_on.read(*sources)
         self.tokenizer = processor.tokenizer
         self.sources = tuple(str(source) for source in sources)
         self.embeds_need_grad = False  # set where activations are recomputed in reentrant segments
@@ -642,6 +646,8 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
+        if self.frames is not None:
+            _trained_on.write(folder, self.frames)
 
 
 def flat(features: Tensor | Sequence[Tensor]) -> Tensor:

@@ -50,16 +50,17 @@ def positive(text: str) -> int:
 
 def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
     """--frames, --fps and --video_pixels."""
-    parser.add_argument(
-        "--frames", type=positive, default=FRAMES.count, help=f"of each clip, evenly spaced (default {FRAMES.count})"
-    )
+    trained = f"(default: as in its training, else {FRAMES.count})"
+    parser.add_argument("--frames", type=positive, help=f"frames of each clip, evenly spaced {trained}")
     parser.add_argument("--fps", type=float, help="so many frames a second, at most --frames")
     parser.add_argument("--video_pixels", type=positive, help="most pixels of all frames of a clip together")
 
 
-def frame_choice(args: argparse.Namespace) -> FrameChoice:
-    """What the flags of `add_frame_arguments` say."""
-    return FrameChoice(args.frames, args.fps, args.video_pixels)
+def frame_choice(args: argparse.Namespace, trained_on: FrameChoice | None = None) -> FrameChoice:
+    """What the flags of `add_frame_arguments` say; where they say nothing, what the model was trained on."""
+    if args.frames is None and args.fps is None and args.video_pixels is None:
+        return trained_on or FRAMES
+    return FrameChoice(args.frames or FRAMES.count, args.fps, args.video_pixels)
 
 
 def read_questions(

@@ -183,8 +183,9 @@ def command(args: argparse.Namespace) -> int:
     """Run `mmalign predict` with parsed flags; returns the exit status."""
     benchmark = benchmarks.load(args.benchmark)
     questions = _options.read_questions(benchmark, args.data, args.option)
+    backbone = load_model(args)
     summary = predict(
-        load_model(args),
+        backbone,
         questions,
         args.output,
         media_root=args.media_root or _options.media_root_of(args.data),
@@ -193,7 +194,7 @@ def command(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens or benchmark.MAX_NEW_TOKENS,
         temperature=args.temperature,
         seed=args.seed,
-        frames=_options.frame_choice(args),
+        frames=_options.frame_choice(args, backbone.frames),
     )
     if summary.complete:
         dropped = "".join(f", {count} dropped ({reason})" for reason, count in sorted(summary.drops.items()))

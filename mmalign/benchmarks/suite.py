@@ -140,8 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         entries = read_suite(args.config)  # what is wrong with it is better known before a model is loaded
-        frames = _options.frame_choice(args)
-        scores = run_suite(load_model(args), entries, args.output, batch_size=args.batch_size, frames=frames)
+        backbone = load_model(args)
+        frames = _options.frame_choice(args, backbone.frames)
+        scores = run_suite(backbone, entries, args.output, batch_size=args.batch_size, frames=frames)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -47,12 +47,14 @@ class RunData(NamedTuple):
         lengths: how long each is, roughly. Shape: (count,).
         difficulties: of each, if they are asked for. Shape: (count,).
         held_out: what it is measured on, if anything.
+        clips: whether any of them shows one.
     """
 
     records: Selected
     lengths: np.ndarray
     difficulties: np.ndarray | None
     held_out: Selected | None = None
+    clips: bool = False
 
     def curriculum(self, data: DataOptions) -> Curriculum | None:
         """The way through them that the flags say.
@@ -102,7 +104,7 @@ def read(path: str, data: DataOptions, objective: Objective, *, held_out: bool =
     if not len(file):
         raise InputError("no records in it", file=path)
     first: dict[str, int] = {}
-    places, lengths, difficulties = [], [], []
+    places, lengths, difficulties, clips = [], [], [], False
     ordered = bool(data.difficulty or data.curriculum)
     check = Usable(objective, data.ignore, in_order=not data.shuffle or ordered)
     for place, record in enumerate(file):
@@ -119,11 +121,12 @@ def read(path: str, data: DataOptions, objective: Objective, *, held_out: bool =
         places.append(place)
         lengths.append(rough_length(record, data.frames))
         difficulties.append(difficulty)
+        clips = clips or bool(record.videos or record.rejected_videos)
     if not places:
         raise InputError(f"no record has --difficulty {' '.join(f'{each:g}' for each in data.difficulty)}", file=path)
     check.whole(path)
     given = np.array(difficulties) if ordered and not held_out else None
-    return RunData(Selected(file, places), np.array(lengths), given)
+    return RunData(Selected(file, places), np.array(lengths), given, clips=clips)
 
 
 def difficulties(path: str, within: Sequence[float]) -> list[float]:

@@ -87,6 +87,8 @@ def _trainer(given: Flags, found: data.RunData) -> PreferenceTrainer:
     model, options = given.model, given.options
     transformers.set_seed(options.seed)
     backbone = reference.load(model.model, model, options)
+    if found.clips:
+        backbone.frames = given.data.frame_choice
     encoder = _encoder(backbone, given)
     datasets = [
         RecordDataset(records, encoder, _precomputed(records, place, encoder, given))
