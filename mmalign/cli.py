@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -144,12 +143,7 @@ def merge(arguments: list[str]) -> int:
     if options.output.exists():
         raise InputError("is there already; give another --output", file=options.output)
     where = (options.model, options.adapter) if options.model else (options.adapter, None)
-    backbone = backbones.load(where[0], adapter=where[1], device="cpu")
-    backbone.merge_adapter()
-    unfinished = options.output.with_name(f".{options.output.name}.unfinished")  # what a kill may leave
-    shutil.rmtree(unfinished, ignore_errors=True)
-    backbone.save(unfinished)
-    unfinished.rename(options.output)
+    backbones.merge(where[0], options.output, adapter=where[1])
     print(f"{options.output}: the whole model, adapter folded in")
     return 0
 

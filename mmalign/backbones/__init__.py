@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,19 @@ _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeErr
 VIDEO = ("auto", "native", "frames")
 """How clips may be shown to a model; see `load`."""
 
-__all__ = ["VIDEO", "Backbone", "Context", "Features", "Job", "Packed", "Response", "Row", "fingerprints", "load"]
+__all__ = [
+    "VIDEO",
+    "Backbone",
+    "Context",
+    "Features",
+    "Job",
+    "Packed",
+    "Response",
+    "Row",
+    "fingerprints",
+    "load",
+    "merge",
+]
 
 
 def load(
@@ -134,6 +147,25 @@ def _in_4bit(family: type[Backbone], config: Any, device: str) -> dict[str, Any]
         llm_int8_skip_modules=[*stay, "lm_head"],
     )
     return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def merge(path: str | Path, output: Path, *, adapter: str | Path | None = None) -> None:
+    """Fold an adapter into its model, in memory of the CPU: the folder ``output`` is there whole, or not at all.
+
+    Args:
+        path: model folder or hub name, or that of an adapter, which brings its model along.
+        output: is not there yet.
+        adapter: of ``path``.
+
+    Raises:
+        InputError: as `load`; or there is no adapter.
+    """
+    backbone = load(path, adapter=adapter, device="cpu")
+    backbone.merge_adapter()
+    unfinished = output.with_name(f".{output.name}.unfinished")  # what a kill may leave
+    shutil.rmtree(unfinished, ignore_errors=True)
+    backbone.save(unfinished)
+    unfinished.rename(output)
 
 
 def fingerprints(path: str | Path) -> dict[str, str | None]:

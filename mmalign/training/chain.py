@@ -94,19 +94,9 @@ def _stage(chain: Chain, stage: Stage, records: data.RunData, model: str) -> str
         return str(folder)
     if given.options.process_index == 0 and not merged.exists():
         with reference.not_spread(given.options):
-            _merge(model, folder, merged)
+            backbones.merge(model, merged, adapter=folder)
     session.wait()
     return str(merged)
-
-
-def _merge(model: str, adapter: Path, output: Path) -> None:
-    """Fold an adapter into ``model``: ``output`` is there whole, or not at all."""
-    backbone = backbones.load(model, adapter=adapter, device="cpu")
-    backbone.merge_adapter()
-    unfinished = output.with_name(f".{output.name}.unfinished")  # what a kill may leave
-    shutil.rmtree(unfinished, ignore_errors=True)
-    backbone.save(unfinished)
-    unfinished.rename(output)
 
 
 def _finish(chain: Chain, what: Mapping[str, Any], model: str, found: Sequence[data.RunData]) -> None:

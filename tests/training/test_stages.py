@@ -259,7 +259,7 @@ def kill(monkeypatch):
     [
         ((session, "_trainer"), 2, ["level-1"]),
         ((session.card, "write"), 2, ["level-1"]),
-        ((chain, "_merge"), 2, ["level-1", "level-2"]),
+        ((chain.backbones, "merge"), 2, ["level-1", "level-2"]),
         ((chain, "_finish"), 1, ["level-1", "level-2", "sft"]),
     ],
     ids=["as stage 2 begins", "as stage 2 ends", "before a merge", "after the last stage"],
