@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -138,6 +139,12 @@ def run_deepspeed(processes: int, script: str | Path, *arguments: str | Path, po
     """`deepspeed --num_gpus N script ...`; what it printed."""
     launcher = Path(sys.executable).parent / "deepspeed"
     command = [launcher, "--num_gpus", str(processes), "--master_port", str(port), script, *arguments]
-    done = subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(list(map(str, command)), env=environment(), start_new_session=True, **both) as launcher:
+        try:
+            printed, _ = launcher.communicate(timeout=600)
+        except subprocess.TimeoutExpired:  # its ranks too, or they keep the port from the tests that follow
+            os.killpg(launcher.pid, signal.SIGKILL)
+            raise AssertionError(f"no end after 600 seconds:\n{launcher.communicate()[0]}") from None
+    assert launcher.returncode == 0, printed
+    return printed

@@ -274,6 +274,8 @@ class TrainOptions(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else several ranks on CPUs are taken for one
             self.ddp_backend = self.ddp_backend or ("gloo" if under_launcher() else None)
+            if self.deepspeed is not None:
+                _leave_out_shared_memory()
         super().__post_init__()
         self._n_gpu = min(1, self.n_gpu)  # several without a launcher would become torch's DataParallel
         if self.reference_cache and not self.precompute_reference:
@@ -302,6 +304,17 @@ class TrainOptions(TrainingArguments):
 def under_launcher() -> bool:
     """Whether a launcher (deepspeed, torchrun) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _leave_out_shared_memory() -> None:
+    """Keeps DeepSpeed from compiling its all-reduce through shared memory, which only its inference uses.
+
+    Where the compilation is killed, torch's lock stays behind, and every later run on the machine would wait for it
+    without a word; each run would also leave 66 MiB a rank in ``/dev/shm``.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def deepspeed_config(name: str | None) -> Any:

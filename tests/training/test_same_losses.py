@@ -70,11 +70,16 @@ def test_accumulation(one_process, moved_model, tiny_model, pairs, tmp_path, acc
     assert_same(metrics.read(tmp_path), one_process)
 
 
-def test_two_processes_under_deepspeed(one_process, moved_model, tiny_model, pairs, tmp_path):
+def test_two_processes_under_deepspeed(one_process, moved_model, tiny_model, pairs, tmp_path, monkeypatch):
+    """Also where a compilation that was killed left its lock behind: nothing is compiled, so nobody waits for it."""
+    compiled = tmp_path / "compiled"
+    (compiled / "deepspeed_shm_comm").mkdir(parents=True)
+    (compiled / "deepspeed_shm_comm" / "lock").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(compiled))
     script = REPOSITORY / "train" / "dpo.py"
-    arguments = flags(moved_model, tiny_model, pairs, tmp_path, 2)
+    arguments = flags(moved_model, tiny_model, pairs, tmp_path / "run", 2)
     run_deepspeed(2, script, "--deepspeed", "zero2", *arguments)
-    assert_same(metrics.read(tmp_path), one_process)
+    assert_same(metrics.read(tmp_path / "run"), one_process)
 
 
 def one_and_two_processes(model, data, folder, zero: str, *extra) -> tuple:
