@@ -8,21 +8,25 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 
 
-def main(name: str | None = None, arguments: Sequence[str] | None = None) -> int:
+def main(name: str | None = None, arguments: Sequence[str] | None = None, *, config: Path | None = None) -> int:
     """Train with the objective ``name``; the door of ``deepspeed train/NAME.py`` and ``mmalign train NAME``.
 
     Args:
         name: an objective's file name, or ``path/to/my_loss.py:MyLoss``; without, ``--objective NAME`` says it.
         arguments: the command line, ``sys.argv[1:]`` by default.
+        config: what ``--config`` is where the command line does not say it.
 
     Returns:
         The exit status: 2 for input that cannot be used.
     """
-    from mmalign.flags import guarded
+    from mmalign.flags import config_of, guarded
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if config is not None and config_of(arguments) is None:
+        arguments = ["--config", str(config), *arguments]
     return guarded(f"mmalign train {name or ''}".rstrip(), lambda: _run(name, arguments))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def run(name: str, chain: Chain) -> None:
     every = [chain.flags(stage) for stage in chain.stages]
     options = every[-1].options
     what = _identity(name, chain, every)
-    finished = identity.finished(chain.output, what)
+    finished = identity.finished(chain.output, _comparable(chain, what))
     session.wait()  # the first rank changes what the others have still to read
     if finished and options.resume and not options.estimate_memory:
         session.say(options, f"{chain.output} holds this chain, finished; nothing to do")
@@ -64,7 +65,8 @@ def run(name: str, chain: Chain) -> None:
         identity.write(chain.output, what, finished=False)
     model = chain.model
     for number, (stage, records) in enumerate(zip(chain.stages, found, strict=True), 1):
-        session.say(options, f"stage {number} of {len(chain.stages)}: {stage.name} ({stage.objective})")
+        own = "".join(f", {flag} {' '.join(words)}" for flag, words in stage.own.items())
+        session.say(options, f"stage {number} of {len(chain.stages)}: {stage.name} ({stage.objective}{own})")
         model = _stage(chain, stage, records, model)
     if options.process_index == 0:
         _finish(chain, what, model, found)
@@ -104,12 +106,23 @@ def _finish(chain: Chain, what: Mapping[str, Any], model: str, found: Sequence[d
     for file in sorted(Path(model).iterdir()):
         if file.is_file() and not file.name.startswith((".", "training", card.NAME)) and file.suffix != ".jsonl":
             unfinished = chain.output / f".{file.name}"
-            shutil.copyfile(file, unfinished)
+            unfinished.unlink(missing_ok=True)
+            _copy(file, unfinished)
             unfinished.replace(chain.output / file.name)
     rows = [_trained(chain, *pair) for pair in zip(chain.stages, found, strict=True)]
     card.write_chain(chain.output, what, markdown(rows))
     identity.write(chain.output, what, finished=True)
     print(f"{table(rows)}\n{chain.output}: the model of the last stage")
+
+
+def _copy(file: Path, to: Path) -> None:
+    """Weights, which nobody edits, take their place on the disk once, where it can do that."""
+    if file.suffix == ".safetensors":
+        try:
+            return os.link(file, to)
+        except OSError:
+            pass
+    shutil.copyfile(file, to)
 
 
 def _identity(name: str, chain: Chain, every: Sequence[Flags]) -> dict[str, Any]:
@@ -127,6 +140,15 @@ def _identity(name: str, chain: Chain, every: Sequence[Flags]) -> dict[str, Any]
             stage.name: identity.of(stage.objective, *given) for stage, given in zip(chain.stages, every, strict=True)
         },
     }
+
+
+def _comparable(chain: Chain, what: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be as it was: of an unfinished chain nothing that is said of stages not yet begun."""
+    before = identity.read(chain.output)
+    if before is None or before["finished"]:
+        return dict(what)
+    begun = {stage.name for stage in chain.stages if identity.read(chain.folder(stage)) is not None}
+    return {**what, "stages": {name: said for name, said in what["stages"].items() if name in begun}}
 
 
 def _trained(chain: Chain, stage: Stage, records: data.RunData) -> Trained:

@@ -51,14 +51,21 @@ class Stage:
     Attributes:
         name: of the stage, and of its folder.
         objective: what it learns by.
-        given: its flags but the model, the reference and the folder.
+        told: flags that are said to all stages, as far as its objective has them.
+        own: flags that are said of it alone; these win.
         moving: whether the reference is the model that it starts from.
     """
 
     name: str
     objective: str
-    given: Mapping[str, Sequence[str]]
+    told: Mapping[str, Sequence[str]]
+    own: Mapping[str, Sequence[str]]
     moving: bool = True
+
+    @property
+    def given(self) -> dict[str, Sequence[str]]:
+        """Its flags but the model, the reference and the folder."""
+        return {**self.told, **self.own}
 
 
 @dataclass(frozen=True)
@@ -140,13 +147,9 @@ def plan(name: str, arguments: Sequence[str]) -> Chain:
     chain = Chain(model, Path(output), whole, ())
     stages: list[Stage] = []
     for entry in entries:
-        mine = _without(known - options[entry["name"]], common)
-        stage = Stage(
-            entry["name"],
-            str(entry.get("objective", name)),
-            {**mine, **_given({k: v for k, v in entry.items() if k not in _WORDS}), **own.pop(entry["name"], {})},
-            moving,
-        )
+        told = _without(known - options[entry["name"]], common)
+        mine = {**_given({k: v for k, v in entry.items() if k not in _WORDS}), **own.pop(entry["name"], {})}
+        stage = Stage(entry["name"], str(entry.get("objective", name)), told, mine, moving)
         stages += _each(chain, stage, entry.get("each_difficulty"), own)
     if own:
         unknown = next(iter(own))
@@ -199,7 +202,7 @@ def _each(chain: Chain, stage: Stage, way: str | None, own: dict[str, Given]) ->
     found = found if way == "easy_to_hard" else found[::-1]
     names = [f"{stage.name}-{number}" for number in range(1, len(found) + 1)]
     return [
-        replace(stage, name=name, given={**stage.given, "difficulty": [repr(each)], **own.pop(name, {})})
+        replace(stage, name=name, own={**stage.own, "difficulty": [repr(each)], **own.pop(name, {})})
         for name, each in zip(names, found, strict=True)
     ]
 

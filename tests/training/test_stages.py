@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mmalign import cli, training
 from mmalign.records import InputError, RecordFile, write_jsonl
 from mmalign.training import chain, checkpoints, metrics, session, stages
 from tests.conftest import REPOSITORY
-from tests.tiny import run_deepspeed, write_pairs
+from tests.tiny import environment, run_deepspeed, write_pairs
 
 COMMON = {
     "beta": 0.2,
@@ -155,7 +157,7 @@ def test_the_recipe_of_temple(tmp_path, files, monkeypatch):
         (5e-6, ["tower"]),
         (1e-4, []),
     ]
-    assert (first.data.fps, first.data.frames, first.data.video_pixels) == (1.0, 600, 9_000_000)
+    assert (first.data.fps, first.data.frames, first.data.video_pixels) == (1.0, 600, 18_000_000)
 
 
 # ---- the training ----------------------------------------------------------------------------------------
@@ -229,6 +231,19 @@ def test_a_finished_chain_is_not_trained_again_and_a_changed_one_is_refused(whol
     assert "stages.sft.training.learning_rate: 0.001 -> 1e-06" in capsys.readouterr().err
     train("dpo", *words(config, tiny_model, files, whole, "--stage_reference", "base"), status=2)
     assert "stage_reference: 'previous' -> 'base'" in capsys.readouterr().err
+
+
+def test_what_has_not_begun_may_change(kill, config, tiny_model, files, tmp_path, capsys):
+    kill(session, "_trainer", 2)
+    with pytest.raises(Killed):
+        train("dpo", *words(config, tiny_model, files, tmp_path))
+    train("dpo", *words(config, tiny_model, files, tmp_path, "--level-1.beta", "0.3"), status=2)
+    assert "stages.level-1.options.beta: 0.2 -> 0.3" in capsys.readouterr().err
+    train("dpo", *words(config, tiny_model, files, tmp_path, "--sft.learning_rate", "1e-6"))
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'level-1'} is finished" in printed
+    assert "stage 3 of 3: sft (sft, freeze none, sft_weight 0.0, data " in printed and "learning_rate 1e-6)" in printed
+    assert json.loads((tmp_path / "training.json").read_text())["stages"]["sft"]["training"]["learning_rate"] == 1e-6
 
 
 class Killed(BaseException):
@@ -354,3 +369,15 @@ def test_so_do_two_that_share_the_weights(whole, config, tiny_model, files, tmp_
     two_processes("zero3", 29643, *words(config, tiny_model, files, tmp_path))
     assert_same_losses(tmp_path, whole)
     assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_the_door_of_temple_brings_its_recipe(tiny_model, files, tmp_path):
+    """Without --config it is TEMPLE and no plain DPO; with one it is what that says."""
+    given = words(Path("none.yaml"), tiny_model, files, tmp_path / "out")[2:]
+    door = [sys.executable, str(REPOSITORY / "train" / "temple.py")]
+    small = ["--bf16", "false", "--lora_r", "2", "--frames", "2", "--estimate_memory", "true"]
+    done = subprocess.run([*door, *given, *small], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith(":")] == ["level-1:", "level-2:", "sft:"]
+    done = subprocess.run([*door, "--config", "absent.yaml", *given], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "absent.yaml: cannot be read" in done.stderr
