@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 Spans = tuple[tuple[int, int], ...]
 Check = Callable[[Any], Any]
@@ -34,6 +34,20 @@ class InputError(ValueError):
             place += f":{self.line}" if place else f"line {self.line}"
         parts = [place, f"field '{self.field}'" if self.field else "", self.problem]
         return ": ".join(part for part in parts if part)
+
+
+Reason = Literal[
+    "bad_path", "missing", "unreadable", "truncated", "too_large", "outside", "no_video", "out_of_range", "timeout",
+    "crashed",
+]  # fmt: skip
+
+
+class MediaError(InputError):
+    """A picture or clip that cannot be used. ``reason`` is the word under which a builder counts the drop."""
+
+    def __init__(self, problem: str, *, reason: Reason = "unreadable", **place: Any) -> None:
+        super().__init__(problem, **place)
+        self.reason = reason
 
 
 @contextmanager
@@ -173,15 +187,18 @@ def media_names(value: object) -> tuple[str, ...]:
 
 
 def refuse_outside_name(name: str) -> None:
-    """Refuses by its spelling alone what can never be a path inside the media root."""
+    """Refuses by its spelling alone what can never be a path inside the media root: MediaError, reason bad_path."""
+    problem = None
     if "://" in name:
-        raise InputError(f"is a URL, expected a relative path: download it and name the file: {name}")
-    if "\0" in name:
-        raise InputError(f"has a zero byte in it: {name!r}")
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        raise InputError(f"is absolute, expected a path relative to the media root (--media_root): {name}")
-    if os.path.normpath(name).split(os.sep)[0] == "..":
-        raise InputError(f"leaves the media root (--media_root): {name}")
+        problem = f"is a URL, expected a relative path: download it and name the file: {name}"
+    elif "\0" in name:
+        problem = f"has a zero byte in it: {name!r}"
+    elif PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        problem = f"is absolute, expected a path relative to the media root (--media_root): {name}"
+    elif os.path.normpath(name).split(os.sep)[0] == "..":
+        problem = f"leaves the media root (--media_root): {name}"
+    if problem:
+        raise MediaError(problem, reason="bad_path")
 
 
 def spans(value: object) -> Spans:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import checks
-from mmalign.checks import Check, InputError, Spans
+from mmalign.checks import Check, InputError, MediaError, Spans
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -425,7 +425,7 @@ PART_OF_CLIP = re.compile(
 
 
 def media_path(name: str, root: str | Path) -> Path:
-    """The real path of a record's media file; InputError if it is absolute or leaves ``root``.
+    """The real path of a record's media file; MediaError (bad_path) if it is absolute or leaves ``root``.
 
     Symbolic links are resolved first, so a link cannot lead out either. The file need not exist. What a name says of a
     part of a clip (`PART_OF_CLIP`) is not in the path.
@@ -435,9 +435,9 @@ def media_path(name: str, root: str | Path) -> Path:
         base = Path(root).resolve()
         path = (base / PART_OF_CLIP.sub("", name)).resolve()
     except (OSError, RuntimeError) as error:  # a loop of links is RuntimeError until Python 3.13
-        raise InputError(f"cannot be followed ({error}): {name}") from None
+        raise MediaError(f"cannot be followed ({error}): {name}", reason="bad_path") from None
     if path == base or not path.is_relative_to(base):
-        raise InputError(f"leaves the media root {base} (--media_root): {name}")
+        raise MediaError(f"leaves the media root {base} (--media_root): {name}", reason="bad_path")
     return path
 
 
@@ -659,21 +659,20 @@ class _MediaCheck:
         open_clip: Callable[[str, Path], object] | None,
     ) -> None:
         self.root, self.open_image, self.open_clip = root, open_image, open_clip
-        self.known: dict[tuple[Path, str], str] = {}  # what was looked at, and as what -> problem, or empty
+        self.known: dict[Path | str, str] = {}  # a picture's path, or a clip's name with its part -> problem, or empty
 
     def __call__(self, record: Record) -> Iterator[InputError]:
         for name in ("images", "videos", "rejected_images", "rejected_videos"):
             for media in getattr(record, name):
                 try:
-                    problem = self._problem(media_path(media, self.root), media, name)
+                    problem = self._problem(media_path(media, self.root), media, name.endswith("videos"))
                 except InputError as error:
                     problem = error.problem
                 if problem:
                     yield InputError(problem, field=name)
 
-    def _problem(self, path: Path, media: str, name: str) -> str:
-        clip = name.endswith("videos")
-        key = path, PART_OF_CLIP.search(media)[0] if clip and PART_OF_CLIP.search(media) else name[-6:]
+    def _problem(self, path: Path, media: str, clip: bool) -> str:
+        key = media if clip else path
         if key not in self.known:
             try:
                 self.known[key] = "" if path.exists() else f"{NO_FILE}: {media}"

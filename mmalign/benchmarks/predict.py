@@ -119,11 +119,6 @@ def _job(
     from mmalign.backbones import Job  # imports torch, which the other verbs of this folder do without
 
     try:
-        for name in (*question.images, *question.videos):
-            media_path(name, media_root)
-    except InputError as error:
-        return runs.Drop("bad_path", str(error))
-    try:
         images, videos = tuple(map(picture, question.images)), tuple(map(clip, question.videos))
     except MediaError as error:
         return runs.Drop(error.reason, str(error))

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mmalign import endpoint, flags, plugins, runs
 from mmalign.builders._sources import sources
 from mmalign.media import open_image
-from mmalign.records import InputError, Record, media_path, read_jsonl
+from mmalign.records import InputError, MediaError, Record, media_path, read_jsonl
 from mmalign.runs import Drop, Summary
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Unit:
         """The pictures of a source, or the reason why one cannot be had."""
         try:
             return tuple(open_image(media_path(name, self.media_root)) for name in record.images)
-        except InputError as error:  # one about the path itself, not the file, has no reason
-            return Drop(getattr(error, "reason", "bad_path"), str(error))
+        except MediaError as error:
+            return Drop(error.reason, str(error))
 
     def write(self, model: Writer, jobs: Sequence[Job], **options: Any) -> list[str]:
         """What ``model`` writes for each job; see `mmalign.backbones.Backbone.generate` for the options."""

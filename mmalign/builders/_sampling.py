@@ -15,7 +15,7 @@ from mmalign.endpoint import Writer
 from mmalign.forward import Shown, shown
 from mmalign.media import FrameChoice, MediaError
 from mmalign.plugins import check, option
-from mmalign.records import InputError, Record, Response, assistant_message, media_path, text_of
+from mmalign.records import Record, Response, assistant_message, text_of
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,9 @@ class Sampling(Frames):
 def see(unit: Unit, source: Record, frames: FrameChoice) -> Shown | Drop:
     """A source's prompt with its pictures and clips opened, or the reason why one cannot be had."""
     try:
-        for name in (*source.images, *source.videos):
-            media_path(name, unit.media_root)
-    except InputError as error:
-        return Drop("bad_path", str(error))
-    try:
         return shown(source, unit.media_root, frames)
-    except InputError as error:
-        if isinstance(error.__cause__, MediaError):
-            return Drop(error.__cause__.reason, str(error))
-        raise  # nothing that can read clips is installed
+    except MediaError as error:
+        return Drop(error.reason, str(error))
 
 
 def _of_given(source: Record) -> Candidates | Drop:

@@ -164,8 +164,8 @@ class Selection(ShotOptions):
         try:
             path = media_path(name, unit.media_root)
             check_inside(path, unit.media_root)
-        except InputError as error:
-            return Drop(getattr(error, "reason", "bad_path"), str(error))
+        except MediaError as error:
+            return Drop(error.reason, str(error))
         content = _content(path)
         video = content if isinstance(content, Drop) else self._of(model, source, path, content, part)
         if isinstance(video, Drop) and name not in video.detail:

@@ -21,7 +21,7 @@ from mmalign.builders import NOTHING, Drop, Unit
 from mmalign.media import FrameChoice, MediaError, Part, open_clip
 from mmalign.media.perturb import Plan, plans
 from mmalign.plugins import check, option
-from mmalign.records import PART_OF_CLIP, InputError, Record, media_path
+from mmalign.records import PART_OF_CLIP, Record
 
 KINDS = ("drop", "shuffle", "local_shuffle", "global_shuffle", "reverse", "repeat", "speed")
 """What a name can say: an order of equal parts of one clip."""
@@ -81,10 +81,6 @@ class Perturb:
             try:
                 if Part.of(name).order is not None:
                     return Drop("has_order", f"is in an order of its own already: {name}")
-                media_path(name, unit.media_root)
-            except InputError as error:
-                return Drop(getattr(error, "reason", "bad_path"), str(error))
-            try:
                 frames = open_clip(name, unit.media_root, FrameChoice(self.parts, pixels=self.parts * PIXELS)).frames
             except MediaError as error:
                 return Drop(error.reason, str(error))

@@ -165,7 +165,8 @@ def shown(record: Record, media_root, frames: FrameChoice, context: str = "") ->
         context: of a view; see `CONTEXTS`.
 
     Raises:
-        InputError: a file cannot be opened; its cause is the `mmalign.media.MediaError` that has the reason.
+        InputError: nothing is installed that reads clips.
+        MediaError: a file cannot be opened.
     """
     messages, images, videos = _prompt_and_media(record, context)
     fields = ["images" if images == record.images else "rejected_images"]
@@ -230,7 +231,8 @@ def open_media(names: Sequence[str], field: str, read: Callable[[str], Any]) -> 
         try:
             opened.append(read(name))
         except InputError as error:
-            raise InputError(error.problem, field=field) from error
+            error.field = field
+            raise
     return tuple(opened)
 
 

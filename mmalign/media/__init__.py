@@ -2,8 +2,9 @@
 
 from mmalign.media.choice import FRAMES, FrameChoice, Part
 from mmalign.media.files import Probe, probe, read_indices, stream
-from mmalign.media.image import MAX_PIXELS, MAX_SIDE, MediaError, open_image
+from mmalign.media.image import MAX_PIXELS, MAX_SIDE, open_image
 from mmalign.media.video import Clip, as_pictures, open_clip, read_clip
+from mmalign.records import MediaError
 
 __all__ = [
     "FRAMES",

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmalign.media.image import MediaError
+from mmalign.records import MediaError
 
 READERS = {"av": "PyAV", "decord": "decord"}
 """In the order in which they are preferred."""

@@ -21,7 +21,8 @@ from PIL import Image
 
 from mmalign.media._files import container, duration_of
 from mmalign.media._mp4 import frame_table
-from mmalign.media.image import MediaError, check_size
+from mmalign.media.image import check_size
+from mmalign.records import MediaError
 
 _MEMORY = 1 << 30
 """Bytes that it may take beside what there was."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmalign.media.image import MediaError
+from mmalign.records import MediaError
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"pnot")
 _BEGINNINGS = {

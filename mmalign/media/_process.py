@@ -20,8 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmalign.media.image import MediaError
-from mmalign.records import InputError
+from mmalign.records import InputError, MediaError
 
 TIMEOUT = 60.0
 """Seconds without progress after which a file is given up; the variable MMALIGN_VIDEO_TIMEOUT says otherwise."""

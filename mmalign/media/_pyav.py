@@ -18,7 +18,8 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from mmalign.media._files import container, duration_of
-from mmalign.media.image import MediaError, check_size
+from mmalign.media.image import check_size
+from mmalign.records import MediaError
 
 if not hasattr(av.VideoFrame, "rotation"):
     raise ImportError(f"PyAV {av.__version__} does not say how frames are turned: pip install 'av>=15'")

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmalign.media.image import MediaError
-from mmalign.records import PART_OF_CLIP, InputError
+from mmalign.records import PART_OF_CLIP, InputError, MediaError
 
 MOST_PARTS = 1_000_000
 """Of a clip that is shown in another order."""

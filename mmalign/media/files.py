@@ -17,7 +17,8 @@ from PIL import Image
 
 from mmalign.media import folder
 from mmalign.media._process import Decoder, decoder
-from mmalign.media.image import MediaError, check_file
+from mmalign.media.image import check_file
+from mmalign.records import MediaError
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmalign.media.image import MediaError, open_image
+from mmalign.media.image import open_image
+from mmalign.records import MediaError
 
 RATE = 1.0
 """Frames a second."""

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmalign.records import InputError
+from mmalign.records import MediaError
 
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 100_000_000
 
 # Only formats decoded inside Pillow: others (EPS) hand the file to outside programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-
-Reason = Literal[
-    "missing", "unreadable", "truncated", "too_large", "outside", "no_video", "out_of_range", "timeout", "crashed"
-]
-
-
-class MediaError(InputError):
-    """A media file that cannot be used. ``reason`` is the word under which a builder counts the drop."""
-
-    def __init__(self, problem: str, *, reason: Reason = "unreadable", **place: object) -> None:
-        super().__init__(problem, **place)
-        self.reason = reason
 
 
 def open_image(path: str | Path) -> Image.Image:

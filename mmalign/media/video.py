@@ -21,8 +21,7 @@ from mmalign.media._process import wanted_reader
 from mmalign.media.choice import FRAMES, WHOLE, FrameChoice, Part, choose, fitted
 from mmalign.media.files import opened
 from mmalign.media.folder import check_inside
-from mmalign.media.image import MediaError
-from mmalign.records import InputError, media_path
+from mmalign.records import InputError, MediaError, media_path
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,18 @@ from mmalign import __version__
 from mmalign.builders._similarity import words_of
 from mmalign.media import FrameChoice, open_clip, open_image
 from mmalign.media.hashes import content_hash
-from mmalign.records import InputError, Messages, Record, RecordFile, RowFile, Spans, atomic_write, media_path, text_of
+from mmalign.records import (
+    InputError,
+    MediaError,
+    Messages,
+    Record,
+    RecordFile,
+    RowFile,
+    Spans,
+    atomic_write,
+    media_path,
+    text_of,
+)
 from mmalign.reports.page import SMALL, templates
 from mmalign.spans import differences
 
@@ -80,12 +91,16 @@ class Thumbnails:
         if name not in self._by_name:
             try:
                 found = [self._number(image) for image in read()]
+            except MediaError as error:  # without the path, which differs from machine to machine
+                found = [self._unseen(error.reason, error.reason.replace("_", " "))]
             except InputError as error:
-                reason = getattr(error, "reason", None)  # without the path, which differs from machine to machine
-                found = [self._add(reason.replace("_", " ") if reason else error.problem)]
-                self.unopened[reason or "bad_path"] += 1
+                found = [self._unseen("no_reader", error.problem)]
             self._by_name[name] = found
         return self._by_name[name]
+
+    def _unseen(self, reason: str, said: str) -> int:
+        self.unopened[reason] += 1
+        return self._add(said)
 
     def _number(self, image: Image.Image) -> int:
         key = content_hash(image)

@@ -16,7 +16,7 @@ from mmalign import flags, runs
 from mmalign.media import open_image
 from mmalign.media.hashes import content_hash, dhash
 from mmalign.plugins import option
-from mmalign.records import InputError, media_path
+from mmalign.records import InputError, MediaError, media_path
 from mmalign.retrieval import pictures, write
 from mmalign.retrieval.encoders import Encoder, Tower, load_encoder
 from mmalign.retrieval.index import Index
@@ -172,8 +172,8 @@ class _Embed:
     def _open(self, name: str) -> _Picture | runs.Drop:
         try:
             image = open_image(media_path(name, self.root))
-        except InputError as error:  # one about the path itself, not the file, has no reason
-            return runs.Drop(getattr(error, "reason", "bad_path"), str(error))
+        except MediaError as error:
+            return runs.Drop(error.reason, str(error))
         return _Picture(name, image, content_hash(image), f"{dhash(image):016x}")
 
     def _vectors(self, opened: Sequence[_Picture]) -> list[np.ndarray | runs.Drop]:
