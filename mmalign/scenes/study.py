@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmalign.benchmarks import chair
+from mmalign.flags import guarded
 from mmalign.records import Record, RecordFile, atomic_write, json_line, text_of, write_jsonl
 from mmalign.scenes import MODEL
 from mmalign.scenes.demo import Demo, processes
@@ -351,7 +352,10 @@ def main(
             f"--{size}", type=int, default=kind.sizes[size], help=f"{what} (default {kind.sizes[size]})"
         )
     parser.add_argument("--processes", type=int, help="ranks (default: one a GPU, or two on CPUs)")
-    options = parser.parse_args(arguments)
+    return guarded(command, lambda: _run(kind, parser.parse_args(arguments), told))
+
+
+def _run(kind: type[Study], options: argparse.Namespace, told: Callable[[Sequence[Study]], str]) -> int:
     studies = [
         kind(
             (options.output / f"seed-{seed}").resolve(),
@@ -370,7 +374,7 @@ def main(
         study.compare()
     made = told(studies)
     (options.output / "table.md").write_text(made + "\n", encoding="utf-8")
-    picture = options.output / f"{name}.png"
+    picture = options.output / f"{kind.module.rpartition('.')[2]}.png"
     draw(studies, picture)
     print(f"\n{made}\n\nThe same in {options.output / 'table.md'}; the picture is {picture}.")
     return 0

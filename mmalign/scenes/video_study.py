@@ -48,6 +48,7 @@ STAGES: dict[str, tuple[dict[str, Any], ...]] = {
 ENTRANTS = {
     "sft": Entrant("sft", pairs="sft"),
     "dpo": Entrant("dpo", pairs="rrpo"),
+    "dpo + sft": Entrant("dpo", ("--sft_weight", "1"), pairs="rrpo"),
     "rrpo": Entrant("rrpo", pairs="rrpo"),
     **{name: Entrant("dpo", ("--sft_weight", "1"), pairs="temple") for name in STAGES},
     "temple, shuffled": Entrant("dpo", ("--sft_weight", "1"), pairs="shuffled"),
