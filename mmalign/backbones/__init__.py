@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ import torch
 from safetensors import SafetensorError
 
 from mmalign import plugins
+from mmalign.backbones import _trained_on
 from mmalign.backbones._backbone import Backbone, Context, Features, Response, fingerprint_of
 from mmalign.backbones._generation import Job
 from mmalign.backbones._packing import Packed, Row
 from mmalign.backbones._processors import load_processor, reads_clips
+from mmalign.backbones._trained_on import TrainedOn
+from mmalign.backbones._written import Processed
 from mmalign.records import InputError
 
 _UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
@@ -36,8 +41,10 @@ __all__ = [
     "Features",
     "Job",
     "Packed",
+    "Processed",
     "Response",
     "Row",
+    "TrainedOn",
     "fingerprints",
     "load",
     "merge",
@@ -68,11 +75,12 @@ def load(
             (QLoRA: Dettmers et al. 2023). Needs bitsandbytes.
         trust_remote_code: run Python code that came with the model. Off unless asked for.
         video: how clips are shown: ``native``, by the video processor of the model's family; ``frames``, as pictures of
-            their frames; ``auto``, the first where that can be. `Backbone.native_video` says which.
+            their frames; ``auto``, as in the model's training, or else the first where that can be.
+            `Backbone.native_video` says which.
 
     Raises:
         InputError: the folder holds no model or processor that transformers can load; bitsandbytes is missing; or what
-            ``native`` clips need.
+            ``native`` clips need, also where ``auto`` comes to them by the model's training.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -81,22 +89,24 @@ def load(
         path = str(Path(path).resolve())  # an adapter made from it remembers where its base is
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     device = device or _default_device()
-    try:
+    with _loading("a vision-language model", path):
         config = AutoConfig.from_pretrained(path, **options)
         family = backbone_class(config.model_type)
         processor = load_processor(path, config, **options)
-        native = _native_video(video, family, processor, config.model_type)
-        options |= {"dtype": dtype, "attn_implementation": attn_implementation}
+    sources = [source for source in (path, adapter) if source is not None]
+    trained_on = _trained_on.read(*sources)
+    clips = {"native_video": _native_video(video, trained_on, family, processor, config.model_type)}
+    clips["trained_on"] = trained_on
+    options |= {"dtype": dtype, "attn_implementation": attn_implementation}
+    with _loading("a vision-language model", path):
         if device == "meta":
             options["dtype"] = (config.dtype or torch.float32) if dtype == "auto" else dtype
             with torch.device("meta"):
                 model = AutoModelForImageTextToText.from_config(config, **options)
-                return family(model, processor, [path], native_video=native)
+                return family(model, processor, [path], **clips)
         if load_in_4bit:
             options |= _in_4bit(family, config, device)
         model, loaded = AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True, **options)
-    except _UNLOADABLE as error:
-        raise InputError(f"cannot load a vision-language model: {_first_line(error)}", file=path) from error
     if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random ones
         raise InputError(f"lacks {len(missing)} of the model's weights, {missing[0]} for one", file=path)
     # Names are turned back on saving. Under ZeRO-3 transformers keeps renamings that this checkpoint had no use for.
@@ -104,28 +114,38 @@ def load(
     if adapter is not None:
         from peft import PeftModel
 
-        try:
+        with _loading("an adapter", adapter):
             model = PeftModel.from_pretrained(model, str(adapter))
-        except _UNLOADABLE as error:
-            raise InputError(f"cannot load an adapter: {_first_line(error)}", file=adapter) from error
     model = model.eval() if load_in_4bit else model.to(device).eval()
-    sources = [source for source in (path, adapter) if source is not None]
-    return family(model, processor, sources, native_video=native)
+    return family(model, processor, sources, **clips)
 
 
-def _native_video(video: str, family: type[Backbone], processor: Any, model_type: str) -> bool:
+@contextmanager
+def _loading(what: str, file: str | Path) -> Iterator[None]:
+    """Puts what transformers and peft raise inside into an InputError."""
+    try:
+        yield
+    except _UNLOADABLE as error:
+        raise InputError(f"cannot load {what}: {_first_line(error)}", file=file) from error
+
+
+def _native_video(
+    video: str, trained_on: TrainedOn | None, family: type[Backbone], processor: Any, model_type: str
+) -> bool:
     """Whether clips go through the model's own video processor."""
     if video not in VIDEO:
         raise InputError(f"expected one of {', '.join(VIDEO)}, got {video!r}", field="video")
+    wanted = trained_on.video if trained_on and video == "auto" else video
     can = family.knows_clips and reads_clips(processor)
-    if video == "native" and not can:
+    if wanted == "native" and not can:
         why = (
             "its video processor needs torchvision: pip install torchvision"
             if family.knows_clips
             else f"models of type {model_type} know none"
         )
-        raise InputError(f"no native clips, {why}; --video frames shows them as pictures", field="video")
-    return can and video != "frames"
+        what = "no native clips" if video == "native" else "was trained on native clips"
+        raise InputError(f"{what}, {why}; --video frames shows them as pictures", field="video")
+    return can and wanted != "frames"
 
 
 def _in_4bit(family: type[Backbone], config: Any, device: str) -> dict[str, Any]:
@@ -160,7 +180,7 @@ def merge(path: str | Path, output: Path, *, adapter: str | Path | None = None) 
     Raises:
         InputError: as `load`; or there is no adapter.
     """
-    backbone = load(path, adapter=adapter, device="cpu")
+    backbone = load(path, adapter=adapter, device="cpu", video="frames")  # is shown none: no need of torchvision
     backbone.merge_adapter()
     unfinished = output.with_name(f".{output.name}.unfinished")  # what a kill may leave
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -24,6 +24,7 @@ from mmalign import runs
 from mmalign.backbones import _choice, _generation, _looking, _packing, _trained_on, _written
 from mmalign.backbones._packing import Packed, visible
 from mmalign.backbones._processors import VIDEO
+from mmalign.backbones._trained_on import TrainedOn
 from mmalign.backbones._written import Part
 from mmalign.media import Clip, as_pictures
 from mmalign.media.noise import Noise
@@ -119,7 +120,7 @@ class Backbone:
         sources: folders or hub names that the weights came from, for the fingerprint.
 
     Attributes:
-        frames: which of each clip it was trained on, as far as its folder says; None otherwise. Saved with it.
+        trained_on: how it saw clips in its training; None where that is not known, or it saw none. Saved with it.
         native_video: whether clips go through the processor's video part, and not as pictures of their frames.
     """
 
@@ -133,12 +134,18 @@ class Backbone:
     """A clip with fewer has its last one shown again."""
 
     def __init__(
-        self, model: nn.Module, processor: Any, sources: Sequence[str | Path] = (), *, native_video: bool = False
+        self,
+        model: nn.Module,
+        processor: Any,
+        sources: Sequence[str | Path] = (),
+        *,
+        native_video: bool = False,
+        trained_on: TrainedOn | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
         self.native_video = native_video
-        self.frames = _trained_on.read(*sources)
+        self.trained_on = trained_on
         self.tokenizer = processor.tokenizer
         self.sources = tuple(str(source) for source in sources)
         self.embeds_need_grad = False  # set where activations are recomputed in reentrant segments
@@ -646,8 +653,8 @@ class Backbone:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""
         self.model.save_pretrained(str(folder), state_dict=state_dict)
         self.processor.save_pretrained(str(folder))
-        if self.frames is not None:
-            _trained_on.write(folder, self.frames)
+        if self.trained_on is not None:
+            _trained_on.write(folder, self.trained_on)
 
 
 def flat(features: Tensor | Sequence[Tensor]) -> Tensor:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmalign import benchmarks
 from mmalign.media import FRAMES, FrameChoice
 from mmalign.records import InputError, Question
+
+if TYPE_CHECKING:
+    from mmalign.backbones import TrainedOn
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,18 +53,41 @@ def positive(text: str) -> int:
 
 
 def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
-    """--frames, --fps and --video_pixels."""
-    trained = f"(default: as in its training, else {FRAMES.count})"
-    parser.add_argument("--frames", type=positive, help=f"frames of each clip, evenly spaced {trained}")
-    parser.add_argument("--fps", type=float, help="so many frames a second, at most --frames")
-    parser.add_argument("--video_pixels", type=positive, help="most pixels of all frames of a clip together")
+    """--frames, --fps and --video_pixels; those that are not given leave nothing behind."""
+    trained = "default: as in its training, else"
+    more: dict[str, Any] = {"default": argparse.SUPPRESS}
+    parser.add_argument(
+        "--frames", type=positive, help=f"frames of each clip, evenly spaced ({trained} {FRAMES.count})", **more
+    )
+    parser.add_argument(
+        "--fps",
+        type=_or_none(float),
+        help=f"so many frames a second, at most --frames; or none ({trained} none)",
+        **more,
+    )
+    parser.add_argument(
+        "--video_pixels",
+        type=_or_none(positive),
+        help=f"most pixels of all frames of a clip together; or none, for any ({trained} none)",
+        **more,
+    )
 
 
-def frame_choice(args: argparse.Namespace, trained_on: FrameChoice | None = None) -> FrameChoice:
-    """What the flags of `add_frame_arguments` say; where they say nothing, what the model was trained on."""
-    if args.frames is None and args.fps is None and args.video_pixels is None:
-        return trained_on or FRAMES
-    return FrameChoice(args.frames or FRAMES.count, args.fps, args.video_pixels)
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Reads what ``kind`` does, or the word none."""
+
+    def read(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    read.__name__ = "number"  # argparse says "invalid number value"
+    return read
+
+
+def frame_choice(args: argparse.Namespace, trained_on: TrainedOn | None = None) -> FrameChoice:
+    """What the flags of `add_frame_arguments` say; where one says nothing, what the model was trained on."""
+    fields = {"count": "frames", "fps": "fps", "pixels": "video_pixels"}
+    said = {name: getattr(args, flag) for name, flag in fields.items() if hasattr(args, flag)}
+    return replace(trained_on.frames if trained_on else FRAMES, **said)
 
 
 def read_questions(

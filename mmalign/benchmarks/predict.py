@@ -162,7 +162,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video",
         default="auto",
-        help="how it sees clips: native, frames (as pictures), or auto (default): native if it can",
+        help="how it sees clips: native, frames (as pictures), or auto (default): as in its training, else native if "
+        "it can",
     )
     _options.add_frame_arguments(parser)
 
@@ -189,7 +190,7 @@ def command(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens or benchmark.MAX_NEW_TOKENS,
         temperature=args.temperature,
         seed=args.seed,
-        frames=_options.frame_choice(args, backbone.frames),
+        frames=_options.frame_choice(args, backbone.trained_on),
     )
     if summary.complete:
         dropped = "".join(f", {count} dropped ({reason})" for reason, count in sorted(summary.drops.items()))

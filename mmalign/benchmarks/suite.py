@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         entries = read_suite(args.config)  # what is wrong with it is better known before a model is loaded
         backbone = load_model(args)
-        frames = _options.frame_choice(args, backbone.frames)
+        frames = _options.frame_choice(args, backbone.trained_on)
         scores = run_suite(backbone, entries, args.output, batch_size=args.batch_size, frames=frames)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

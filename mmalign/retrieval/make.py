@@ -221,7 +221,8 @@ def _encoder(options: IndexOptions) -> Encoder:
         return load_encoder(options.encoder, options.dtype)
     from mmalign import backbones
 
-    return Tower(backbones.load(options.model, adapter=options.adapter, dtype=options.dtype))
+    # It is shown no clip, so what they need may be missing.
+    return Tower(backbones.load(options.model, adapter=options.adapter, dtype=options.dtype, video="frames"))
 
 
 def _report(index: Index) -> str:

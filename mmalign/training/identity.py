@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmalign import backbones, runs
 from mmalign.objectives import Objective
 from mmalign.records import InputError
 from mmalign.training import checkpoints
-from mmalign.training.options import DataOptions, ModelOptions, TrainOptions
+from mmalign.training.options import DataOptions, Flags, ModelOptions, TrainOptions
 
 NAME = "training.json"
 """What a run is: written at its start, compared when it is started again."""
@@ -21,6 +21,9 @@ NAME = "training.json"
 _SIGNS_OF_A_MODEL = ("config.json", "adapter_config.json")
 _HOW_IT_WAS_SPELLED = ("data", "model", "model.model", "model.reference")
 """Parts of the identity for a reader; what they name is in it by its fingerprint."""
+
+_AS_BEGUN = (("model.video", "auto"),)
+"""Flags with the value that leaves them to how the run was begun."""
 
 _SHOWN = 8
 """How many of the parts that differ a message names."""
@@ -129,7 +132,9 @@ def finished(output: Path, identity: Mapping[str, Any]) -> bool:
     changed = [
         f"{key}: {then.get(key)!r} -> {new!r}"
         for key, new in now.items()
-        if then.get(key, _DEFAULTS.get(_of_stage(key))) != new and _of_stage(key) not in _HOW_IT_WAS_SPELLED
+        if then.get(key, _DEFAULTS.get(_of_stage(key))) != new
+        and _of_stage(key) not in _HOW_IT_WAS_SPELLED
+        and (_of_stage(key), new) not in _AS_BEGUN
     ]
     if changed:
         advice = "give another --output_dir, or delete this one"
@@ -137,6 +142,17 @@ def finished(output: Path, identity: Mapping[str, Any]) -> bool:
         what = f"{'; '.join(changed[:_SHOWN])}{more}"
         raise InputError(f"another training run is in this folder ({what}); {advice}", file=output)
     return before["finished"]
+
+
+def as_begun(output: Path, given: Flags) -> Flags:
+    """The flags of a run that may have begun already: ``--video auto`` is then what it came to.
+
+    Another machine, or torchvision that was installed meanwhile, would show it clips in another way.
+    """
+    before = read(output)
+    if before is None or given.model.video != "auto":
+        return given
+    return given._replace(model=replace(given.model, video=before["model"].get("video", "auto")))
 
 
 def write(output: Path, content: Mapping[str, Any], *, finished: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from mmalign.backbones import Backbone
+from mmalign.backbones import Backbone, TrainedOn
 from mmalign.forward import Encoder, Engine, PrecomputedReference, RecordDataset
 from mmalign.objectives import Objective, needs_reference
 from mmalign.records import InputError
@@ -62,9 +62,12 @@ def run(name: str, given: Flags, found: data.RunData) -> bool:
         return False
     if not options.resume:
         _start_over(output, options)
+    given = identity.as_begun(output, given)
     say(options, expected_memory(given, found))
     checkpoint = _resume(output, options)
     trainer = _trainer(given, found)
+    if found.clips:
+        what["model"]["video"] = _shown(trainer.model.backbone)
     if trainer.is_world_process_zero():
         identity.write(output, what, finished=False)
         way = found.curriculum(given.data)
@@ -88,7 +91,7 @@ def _trainer(given: Flags, found: data.RunData) -> PreferenceTrainer:
     transformers.set_seed(options.seed)
     backbone = reference.load(model.model, model, options)
     if found.clips:
-        backbone.frames = given.data.frame_choice
+        backbone.trained_on = TrainedOn(given.data.frame_choice, _shown(backbone))
     encoder = _encoder(backbone, given)
     datasets = [
         RecordDataset(records, encoder, _precomputed(records, place, encoder, given))
@@ -111,6 +114,11 @@ def _trainer(given: Flags, found: data.RunData) -> PreferenceTrainer:
     )
     trainer.add_callback(MetricsFile(Path(options.output_dir)))
     return trainer
+
+
+def _shown(backbone: Backbone) -> str:
+    """What ``--video`` came to."""
+    return "native" if backbone.native_video else "frames"
 
 
 def _encoder(backbone: Backbone, given: Flags) -> Encoder:
