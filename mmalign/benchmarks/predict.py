@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmalign.backbones import Backbone, Job
 
 _DISTINCT_MEDIA = 8
-"""Decoded pictures, and clips, held: benchmarks ask several questions about one in a row."""
+"""Decoded pictures, and clips, held besides those of a batch: benchmarks ask several questions about one in a row."""
 
 
 def predict(
@@ -40,7 +40,8 @@ def predict(
     """Answer ``questions`` into the JSONL file ``output``, one Prediction a line, in their order.
 
     Killed and started again, it goes on where it was; on several ranks each answers a share, and the one that
-    finishes last merges. A question whose picture or clip cannot be opened is dropped and counted, with the reason.
+    finishes last merges. A question whose picture or clip cannot be opened, or that the model cannot be shown, is
+    dropped and counted, with the reason.
 
     Args:
         backbone: the model that answers.
@@ -71,23 +72,23 @@ def predict(
     clip = lru_cache(maxsize=_DISTINCT_MEDIA)(lambda name: open_clip(name, media_root, frames))
 
     def answer(unit: runs.Unit) -> Iterator[tuple[str, list[Prediction] | runs.Drop]]:
-        ready: list[Job] = []
-        asked: list[Question] = []
+        batch: dict[str, Job] = {}
         for question in unit.items:
             job = _job(question, media_root, picture, clip, seed)
             if isinstance(job, runs.Drop):
                 yield question.id, job
-            else:
-                ready.append(job)
-                asked.append(question)
-        for start in range(0, len(ready), batch_size):
-            texts = backbone.generate(
-                ready[start : start + batch_size],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-            )
-            for question, text in zip(asked[start : start + batch_size], texts, strict=True):
-                yield question.id, [Prediction(id=question.id, text=text, meta={"model": model, **options})]
+                continue
+            batch[question.id] = job
+            if len(batch) == batch_size:
+                yield from write(batch)
+                batch = {}  # the pixels of one batch are held, not those of the unit
+        yield from write(batch)
+
+    def write(batch: dict[str, Job]) -> Iterator[tuple[str, list[Prediction] | runs.Drop]]:
+        texts = _texts(backbone, [*batch.values()], max_new_tokens=max_new_tokens, temperature=temperature)
+        for name, text in zip(batch, texts, strict=True):
+            told = isinstance(text, str)
+            yield name, [Prediction(id=name, text=text, meta={"model": model, **options})] if told else text
 
     # Gold and meta are for the scorer: a corrected label must not make the answers look stale.
     asked = [replace(question, gold=None, meta={}) for question in questions]
@@ -123,6 +124,33 @@ def _job(
     except MediaError as error:
         return runs.Drop(error.reason, str(error))
     return Job(question.prompt, images, seed=runs.stable_seed(seed, question.id), videos=videos)
+
+
+def _texts(backbone: Backbone, jobs: Sequence[Job], **how: Any) -> list[str | runs.Drop]:
+    """An answer to each job, or a drop where the model cannot be shown its prompt or its media.
+
+    Raises:
+        InputError: the model cannot answer, whatever it is shown.
+    """
+    if not jobs:
+        return []
+    try:
+        return backbone.generate(jobs, **how)
+    except InputError:
+        refusals = [_refusal(backbone, job) for job in jobs]
+        if not any(refusals):
+            raise
+        left = iter(_texts(backbone, [job for job, no in zip(jobs, refusals, strict=True) if not no], **how))
+        return [no or next(left) for no in refusals]
+
+
+def _refusal(backbone: Backbone, job: Job) -> runs.Drop | None:
+    """Why a prompt cannot be shown to the model, if it cannot."""
+    try:
+        backbone.encode_prompt(job.messages, job.images, videos=job.videos)
+    except InputError as error:
+        return runs.Drop(getattr(error, "reason", "not_encodable"), str(error))
+    return None
 
 
 EPILOG = """example:

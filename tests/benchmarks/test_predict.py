@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from PIL import Image
 
 from mmalign.benchmarks import suite
 from mmalign.benchmarks.predict import predict
-from mmalign.media import FrameChoice
-from mmalign.records import InputError, Prediction, Question, read_jsonl, user_message
+from mmalign.media import Clip, FrameChoice, MediaError
+from mmalign.records import InputError, Prediction, Question, read_jsonl, text_of, user_message
+from tests.families import build
 from tests.tiny import write_clip
 
 
@@ -139,6 +142,73 @@ def test_clips_are_seen_by_the_frames_that_are_asked_for(tmp_path: Path) -> None
         assert said == pytest.approx(expected, abs=12)  # frames 2 and 7 of 10, in JPEG
     with pytest.raises(InputError, match="frames"):
         predict(ReddestPicture(), asked, output, media_root=tmp_path, frames=FrameChoice(2), progress=False)
+
+
+def test_the_clips_of_a_batch_are_held_and_not_those_of_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, shown = [], []
+    monkeypatch.setattr("mmalign.benchmarks.predict._DISTINCT_MEDIA", 1)
+
+    def opened(name: str, *_: object) -> Clip:
+        clip = Clip((Image.new("RGB", (4, 4)),), (0.0,), (0,), 1.0)
+        shown.append(weakref.ref(clip))
+        return clip
+
+    class Counting(ReddestPicture):
+        def generate(self, jobs: Sequence, **how: object) -> list[str]:
+            held.append(sum(clip() is not None for clip in shown))
+            return super().generate(jobs, **how)
+
+    monkeypatch.setattr("mmalign.benchmarks.predict.open_clip", opened)
+    asked = [Question(id=f"{i}", prompt=[user_message("?", videos=1)], videos=(f"{i}.avi",)) for i in range(11)]
+    predict(Counting(), asked, tmp_path / "out.jsonl", media_root=tmp_path, batch_size=3, progress=False)
+    assert held == [3, 3, 3, 2] and list(answers(tmp_path / "out.jsonl")) == [q.id for q in asked]
+
+
+class Choosy(ReddestPicture):
+    """Cannot be shown a picture that is 30 red, nor a word."""
+
+    def encode_prompt(self, messages: Sequence[dict], images: Sequence[Image.Image], videos: Sequence) -> None:
+        if images[0].getpixel((0, 0))[0] == 30:
+            raise MediaError("is too red", reason="too_large")
+        if "Never" in text_of(messages):
+            raise InputError("is a word that is not said")
+
+    def generate(self, jobs: Sequence, **how: object) -> list[str]:
+        for job in jobs:
+            self.encode_prompt(job.messages, job.images, job.videos)
+        return super().generate(jobs, **how)
+
+
+def test_what_the_model_cannot_be_shown_is_counted_with_its_reason(asked: list[Question], tmp_path: Path) -> None:
+    asked[5] = replace(asked[5], prompt=[user_message("Never?", images=1)])
+    for batch_size, batches in ((8, [5]), (3, [3, 1, 1]), (1, [1] * 5)):
+        backbone, output = Choosy(), tmp_path / f"{batch_size}.jsonl"
+        summary = predict(backbone, asked, output, media_root=tmp_path, batch_size=batch_size, progress=False)
+        assert list(answers(output)) == ["q0", "q1", "q2", "q4", "q6"]
+        assert summary.drops == {"too_large": 1, "not_encodable": 1}
+        assert backbone.batches == batches, "the rest of a batch is answered together"
+    drops = [json.loads(line) for line in (tmp_path / "8.jsonl.run" / "drops.jsonl").read_text().splitlines()]
+    assert [drop["source"] for drop in drops] == ["q3", "q5"] and "too red" in drops[0]["detail"]
+
+
+def test_a_model_that_cannot_answer_stops(asked: list[Question], tmp_path: Path) -> None:
+    """Whatever it is shown: counted as drops, all its questions would be done for good."""
+
+    class Overflowing(Choosy):
+        def generate(self, jobs: Sequence, **how: object) -> list[str]:
+            raise InputError("computes no numbers")
+
+    for count in (2, 7):  # the second time with a picture that cannot be shown among them
+        with pytest.raises(InputError, match="no numbers"):
+            predict(Overflowing(), asked[:count], tmp_path / f"{count}.jsonl", media_root=tmp_path, progress=False)
+
+
+def test_a_question_with_the_models_own_placeholder_is_dropped(asked: list[Question], tmp_path: Path) -> None:
+    backbone = build("llava")
+    asked[1] = replace(asked[1], prompt=[user_message(f"What is {backbone.marks['image']}?", images=1)])
+    how = {"media_root": tmp_path, "max_new_tokens": 2, "progress": False}
+    assert predict(backbone, asked[:3], tmp_path / "out.jsonl", **how).drops == {"not_encodable": 1}
+    assert list(answers(tmp_path / "out.jsonl")) == ["q0", "q2"]
 
 
 def test_nothing_at_all_is_refused(tmp_path: Path) -> None:
