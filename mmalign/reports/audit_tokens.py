@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mmalign.media import FrameChoice, as_pictures, open_clip
+from mmalign.media import FRAMES, Clip, FrameChoice, as_pictures, open_clip
 from mmalign.records import InputError, Messages, Record, user_message
 from mmalign.reports.audit import Finding, Row, Tally, percent
 from mmalign.reports.audit_pictures import Pictures
@@ -20,7 +20,48 @@ from mmalign.reports.audit_pictures import Pictures
 if TYPE_CHECKING:
     from mmalign.backbones import Backbone
 
-Sizes = tuple[tuple[int, int], ...]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What of a clip its tokens follow from.
+
+    Attributes:
+        size: width and height of its frames.
+        times: seconds of each.
+        duration: in seconds.
+    """
+
+    size: Size
+    times: tuple[float, ...]
+    duration: float
+
+    def blank(self) -> Clip:
+        """A clip of this outline that shows nothing."""
+        count = len(self.times)
+        return Clip((Image.new("RGB", self.size),) * count, self.times, tuple(range(count)), self.duration)
+
+
+class Clips:
+    """Outlines of the clips of a record file. Called on a name it opens the clip, to be done once for each.
+
+    Args:
+        frames: which of each are looked at.
+    """
+
+    def __init__(self, frames: FrameChoice = FRAMES) -> None:
+        self.frames = frames
+        self._by_name: dict[str, Outline] = {}
+
+    def __call__(self, name: str, root: Path) -> None:
+        """Open a clip that a record names and keep its outline; raises InputError."""
+        clip = open_clip(name, root, self.frames)
+        self._by_name[name] = Outline(clip.frames[0].size, clip.times, clip.duration)
+
+    def of(self, name: str) -> Outline | None:
+        """The outline of a clip that a record names; None where it was not opened or could not be."""
+        return self._by_name.get(name)
 
 
 @dataclass(frozen=True)
@@ -40,18 +81,18 @@ class Length:
 class TokenCounter:
     """Counts the tokens of records as training does, without a weight and without a pixel.
 
-    How many tokens pictures take depends on their sizes alone, in every family, so blank ones are measured, once for
-    each combination of sizes.
+    How many tokens media take depends on the sizes of pictures, and on the outlines of clips, so blank ones are shown
+    to the processor: pictures, and clips that are shown as pictures, once for each combination of sizes; native clips
+    in their prompt, since what is written for them has text in it.
 
     Args:
-        backbone: whose template, tokenizer and image processor count; its weights may be on ``meta``.
+        backbone: whose template, tokenizer and processor count; its weights may be on ``meta``.
         pictures: which know the sizes.
-        frames: of each clip.
+        clips: which know the outlines.
     """
 
-    def __init__(self, backbone: Backbone, pictures: Pictures, frames: int = 8) -> None:
-        self.backbone, self.pictures, self.frames = backbone, pictures, frames
-        self._clips: dict[str, Sizes] = {}
+    def __init__(self, backbone: Backbone, pictures: Pictures, clips: Clips) -> None:
+        self.backbone, self.pictures, self.clips = backbone, pictures, clips
         self._media_tokens = lru_cache(maxsize=1 << 14)(self._measure)
 
     def __call__(self, record: Record) -> Length | None:
@@ -60,64 +101,54 @@ class TokenCounter:
         Raises:
             InputError: its texts cannot be encoded for this model.
         """
-        own = self._sizes(record, record.images, record.videos)
-        negative = self._sizes(record, *record.negative_media)
+        own = self._media(record.images, record.videos)
+        negative = self._media(*record.negative_media)
         if own is None or negative is None:
             return None
-        prompts = [self._prompt(record, record.prompt, own)]
+        prompts = [self._prompt(record.prompt, *own)]
         if negative != own:
-            prompts.append(self._prompt(record, record.prompt, negative))
+            prompts.append(self._prompt(record.prompt, *negative))
         if record.rejected_prompt:
-            prompts.append(self._prompt(record, record.rejected_prompt, own))
+            prompts.append(self._prompt(record.rejected_prompt, *own))
         text, media = max(prompts, key=sum)
-        return Length(text + media, media, self._responses(record, own))
+        return Length(text + media, media, self._responses(record))
 
-    def _sizes(self, record: Record, images: tuple[str, ...], videos: tuple[str, ...]) -> list[Sizes] | None:
-        """Of each picture a tuple of one size, of each clip the sizes of its frames."""
-        found = [self._of_picture(name) for name in images] + [self._of_clip(name) for name in videos]
-        return None if None in found else found
+    def _media(self, images: tuple[str, ...], videos: tuple[str, ...]) -> tuple[list[Size], list[Outline]] | None:
+        signatures = [self.pictures.of(name) for name in images]
+        clips = [self.clips.of(name) for name in videos]
+        return None if None in signatures or None in clips else ([each.size for each in signatures], clips)
 
-    def _of_picture(self, name: str) -> Sizes | None:
-        signature = self.pictures.of(name)
-        return (signature.size,) if signature else None
-
-    def _of_clip(self, name: str) -> Sizes | None:
-        if name not in self._clips:
-            try:
-                clip = open_clip(name, self.pictures.root, FrameChoice(self.frames))
-                self._clips[name] = tuple(frame.size for frame in clip.frames)
-            except InputError:
-                self._clips[name] = None
-        return self._clips[name]
-
-    def _prompt(self, record: Record, messages: Messages, media: list[Sizes]) -> tuple[int, int]:
+    def _prompt(self, messages: Messages, pictures: list[Size], clips: list[Outline]) -> tuple[int, int]:
         """Tokens of the templated text without media, and of its media."""
-        messages, sizes = self._as_pictures(record, messages, media)
+        if clips and self.backbone.native_video:
+            shown = {"videos": [clip.blank() for clip in clips], "text_places": True}
+            context = self.backbone.encode_prompt(messages, _blank(pictures), **shown)
+            text = len(context.text_places)
+            return text, len(context.input_ids) - text
+        frames = [[clip.size] * len(clip.times) for clip in clips]
+        messages, sizes = as_pictures(messages, [[size] for size in pictures], frames)
+        return self._bare(messages, len(sizes)), self._media_tokens(tuple(sizes)) if sizes else 0
+
+    def _bare(self, messages: Messages, pictures: int) -> int:
+        """Tokens of a prompt without those that stand for its pictures, one each before they are written out."""
         text = self.backbone.template(messages, generation_prompt=True)
         special = self.backbone.adds_special_tokens(text)
-        return len(self.backbone.tokenizer(text, add_special_tokens=special)["input_ids"]) - len(sizes), (
-            self._media_tokens(tuple(sizes)) if sizes else 0
-        )
+        return len(self.backbone.tokenizer(text, add_special_tokens=special)["input_ids"]) - pictures
 
-    def _as_pictures(self, record: Record, messages: Messages, media: list[Sizes]) -> tuple[Messages, list]:
-        cut = len(record.images)
-        return as_pictures(messages, media[:cut], media[cut:])
-
-    def _measure(self, sizes: Sizes) -> int:
+    def _measure(self, sizes: tuple[Size, ...]) -> int:
         """Tokens that pictures of these sizes become."""
         prompt = [user_message("", images=len(sizes))]
-        text = self.backbone.template(prompt, generation_prompt=True)
-        special = self.backbone.adds_special_tokens(text)
-        bare = len(self.backbone.tokenizer(text, add_special_tokens=special)["input_ids"]) - len(sizes)
-        context = self.backbone.encode_prompt(prompt, [Image.new("RGB", size) for size in sizes])
-        return len(context.input_ids) - bare
+        return len(self.backbone.encode_prompt(prompt, _blank(sizes)).input_ids) - self._bare(prompt, len(sizes))
 
-    def _responses(self, record: Record, media: list[Sizes]) -> dict[str, int]:
-        prompt, _ = self._as_pictures(record, record.prompt, media)
+    def _responses(self, record: Record) -> dict[str, int]:
         texts = {name: getattr(record, name) for name in ("chosen", "rejected", "gold")}
         texts |= {f"responses[{i}]": [response.message] for i, response in enumerate(record.responses or ())}
         encode = self.backbone.encode_response
-        return {name: len(encode(prompt, answer).input_ids) for name, answer in texts.items() if answer}
+        return {name: len(encode(record.prompt, answer).input_ids) for name, answer in texts.items() if answer}
+
+
+def _blank(sizes: Sequence[Size]) -> list[Image.Image]:
+    return [Image.new("RGB", size) for size in sizes]
 
 
 @dataclass
@@ -206,8 +237,15 @@ def _said(spread: dict[str, float]) -> str:
     return "{min} to {max}, median {median}, 95% up to {p95}".format(**spread)
 
 
-def load_counter(model: str | Path, pictures: Pictures, frames: int) -> TokenCounter:
-    """A counter for a Hugging Face folder or name, without its weights; raises InputError."""
+def load_counter(model: str | Path, pictures: Pictures, clips: Clips, video: str = "auto") -> TokenCounter:
+    """A counter for a Hugging Face folder or name, without its weights.
+
+    Args:
+        video: see `mmalign.backbones.load`.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     from mmalign import backbones
 
-    return TokenCounter(backbones.load(model, device="meta"), pictures, frames)
+    return TokenCounter(backbones.load(model, device="meta", video=video), pictures, clips)

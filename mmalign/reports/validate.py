@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from mmalign.media import Clip, FrameChoice, open_clip
+from mmalign.media import FrameChoice
 from mmalign.records import NO_FILE, InputError, Record, RowFile, validate
 from mmalign.reports.audit import Check, Finding, Row, as_text
 from mmalign.reports.audit_pictures import Evaluation, Leaks, Negatives, Pictures
 from mmalign.reports.audit_texts import Fields, LengthBias, Repeats, SameTexts, Scores, YesNo, word_counts
-from mmalign.reports.audit_tokens import TokenLengths, load_counter
+from mmalign.reports.audit_tokens import Clips, TokenLengths, load_counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_media", action="store_true", help="do not open the pictures")
     parser.add_argument("--processor", metavar="MODEL", help="count tokens for this model; its weights are not loaded")
     parser.add_argument("--max_length", type=int, help="report records with more tokens, media included")
-    parser.add_argument("--frames", type=int, default=8, help="frames of each clip that are looked at, and counted")
+    parser.add_argument(
+        "--frames", type=int, default=8, help="frames of each clip that are looked at, and counted (default 8)"
+    )
+    parser.add_argument("--fps", type=float, help="so many frames of each second of a clip, at most --frames")
+    parser.add_argument("--video_pixels", type=int, help="most pixels of all frames of a clip together (default: any)")
+    parser.add_argument(
+        "--video", default="auto", help="how the model sees clips: native, frames (as pictures), or auto (default)"
+    )
     parser.add_argument(
         "--leaks",
         type=Path,
@@ -56,7 +64,8 @@ def command(options: argparse.Namespace) -> int:
     _refuse(options)
     count = len(RowFile(options.file))
     pictures = Pictures(options.media_root or options.file.parent)
-    checks = _checks(options, pictures)
+    clips = Clips(FrameChoice(options.frames, options.fps, options.video_pixels))
+    checks = _checks(options, pictures, clips)
     problems: list[InputError] = []
     with_media = 0
     with tqdm(total=count, desc="records", unit="record", disable=None) as bar:
@@ -69,11 +78,8 @@ def command(options: argparse.Namespace) -> int:
                 check.add(row)
             bar.update()
 
-        def clip(name: str, root: Path) -> Clip:
-            return open_clip(name, root, FrameChoice(options.frames))
-
         opened = None if options.no_media else pictures
-        for problem in validate(options.file, options.media_root, opened, add, clip):
+        for problem in validate(options.file, options.media_root, opened, add, clips):
             problems.append(problem)
             if not options.json:
                 bar.write(str(problem), file=sys.stdout)
@@ -89,23 +95,24 @@ def _refuse(options: argparse.Namespace) -> None:
     """Options that do not fit each other."""
     if options.max_length is not None and not options.processor:
         raise InputError("needs --processor MODEL, whose tokens are counted", field="max_length")
-    if options.max_length is not None and options.max_length < 1:
-        raise InputError(f"must be 1 or more, got {options.max_length}", field="max_length")
-    if options.frames < 1:
-        raise InputError(f"must be 1 or more, got {options.frames}", field="frames")
+    for name in ("max_length", "frames", "video_pixels"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            raise InputError(f"must be 1 or more, got {number}", field=name)
     for name in ("processor", "leaks"):
         if getattr(options, name) and options.no_media:
             raise InputError("has to look at the pictures: leave --no_media out", field=name)
 
 
-def _checks(options: argparse.Namespace, pictures: Pictures) -> list[Check]:
+def _checks(options: argparse.Namespace, pictures: Pictures, clips: Clips) -> list[Check]:
     """What is asked of the file, in the order of the report."""
     checks: list[Check] = [Repeats(pictures.content), SameTexts(), LengthBias("words", word_counts), YesNo()]
     checks += [Negatives(pictures)]
     if options.leaks:
         checks.append(Leaks(pictures, Evaluation(options.leaks)))
     if options.processor:
-        lengths = TokenLengths(load_counter(options.processor, pictures, options.frames), options.max_length)
+        with redirect_stdout(sys.stderr):  # what libraries say is no part of the report
+            counter = load_counter(options.processor, pictures, clips, options.video)
+        lengths = TokenLengths(counter, options.max_length)
         checks += [lengths, LengthBias("tokens", lengths.of_pair)]
     return [*checks, Scores(), Fields()]
 

@@ -19,7 +19,7 @@ from mmalign.records import InputError, Record, Response, assistant_message, use
 from mmalign.reports.audit import Check, Finding, Row, Tally, as_text
 from mmalign.reports.audit_pictures import Evaluation, Leaks, Negatives, Pictures
 from mmalign.reports.audit_texts import Fields, LengthBias, Repeats, SameTexts, Scores, YesNo, word_counts
-from mmalign.reports.audit_tokens import TokenCounter, TokenLengths
+from mmalign.reports.audit_tokens import Clips, TokenCounter, TokenLengths
 from tests.families import FAMILIES, build
 from tests.tiny import write_clip
 
@@ -291,11 +291,12 @@ def test_nothing_to_compare_with(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_counted_as_training_counts_them(root: Path, family: str, tmp_path: Path) -> None:
     """Blank pictures of the same sizes take as many tokens as the pictures themselves."""
-    backbone, pictures = build(family), Pictures(tmp_path)
+    backbone, pictures, clips = build(family), Pictures(tmp_path), Clips(FrameChoice(3))
     for name, size in {"a.png": (96, 64), "b.png": (40, 130), "c.png": (300, 210)}.items():
         smooth(2).resize(size).save(tmp_path / name)
         pictures(tmp_path / name)
     write_clip(tmp_path / "a.avi", [smooth(i) for i in range(5)])
+    clips("a.avi", tmp_path)
     records = [
         pair("A red circle.", "Three blue squares, I think."),
         pair("A red circle.", images=("a.png", "b.png"), rejected_images=("c.png", "a.png")),
@@ -304,7 +305,7 @@ def test_tokens_are_counted_as_training_counts_them(root: Path, family: str, tmp
         pair("A cat.", images=("c.png",), rejected_prompt=[user_message("Another, longer question?", images=1)]),
     ]
     views = ("chosen", "rejected", "chosen@rejected_media", "chosen@rejected_prompt")
-    counter, encoder = TokenCounter(backbone, pictures, frames=3), Encoder(backbone, views, frames=FrameChoice(3))
+    counter, encoder = TokenCounter(backbone, pictures, clips), Encoder(backbone, views, frames=FrameChoice(3))
     for record in records:
         assert counter(record).whole == encoder(record, tmp_path).length
 
@@ -312,7 +313,7 @@ def test_tokens_are_counted_as_training_counts_them(root: Path, family: str, tmp
 @pytest.fixture(scope="module")
 def counted(root: Path) -> Callable[..., TokenLengths]:
     backbone = build("llava")
-    return lambda limit=None: TokenLengths(TokenCounter(backbone, opened(root)), limit)
+    return lambda limit=None: TokenLengths(TokenCounter(backbone, opened(root), Clips()), limit)
 
 
 def test_records_that_do_not_fit(counted: Callable[..., TokenLengths]) -> None:

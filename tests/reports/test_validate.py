@@ -11,10 +11,13 @@ from unittest import mock
 import pytest
 
 from mmalign import cli
+from mmalign.media import FrameChoice
 from mmalign.records import read_jsonl, validate, write_jsonl
-from mmalign.reports import audit_pictures, inspect
+from mmalign.reports import audit_pictures, audit_tokens, inspect
 from mmalign.reports import validate as verb
+from mmalign.scenes import MODEL
 from tests.conftest import REPOSITORY
+from tests.tiny import write_pairs
 
 
 @pytest.fixture
@@ -91,6 +94,9 @@ def test_tokens_and_leaks(spoilt: Path, tiny_model: Path, capsys: pytest.Capture
     (["--max_length", "5"], "field 'max_length': needs --processor"),
     (["--processor", "x", "--max_length", "0"], "field 'max_length': must be 1 or more"),
     (["--frames", "0"], "field 'frames': must be 1 or more"),
+    (["--video_pixels", "0"], "field 'video_pixels': must be 1 or more"),
+    (["--fps", "-1"], "field 'fps': expected more than 0"),
+    (["--processor", str(MODEL), "--video", "native"], "field 'video': no native clips"),
     (["--no_media", "--leaks", "x"], "field 'leaks': has to look at the pictures"),
     (["--no_media", "--processor", "x"], "field 'processor': has to look at the pictures"),
     (["--leaks", "nowhere"], "nowhere: field 'leaks': cannot be read"),
@@ -101,6 +107,21 @@ def test_options_that_do_not_fit(
 ) -> None:
     assert cli.main(["validate", str(pairs), *options]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_each_clip_is_opened_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the frames that are asked for, tokens included."""
+    pairs = write_pairs(tmp_path, 3, seed=0, pictures=(0,), clips=(1,))
+    rows = [{**row, "id": str(i)} for i in range(2) for row in read_jsonl(pairs, lambda obj, **place: obj)]
+    write_jsonl(pairs, [*rows, {**rows[0], "id": "gone", "videos": ["gone.avi"]}])
+    flags = ["--frames", "4", "--fps", "3", "--video_pixels", "9000", "--processor", str(MODEL), "--json"]
+    with mock.patch.object(audit_tokens, "open_clip", wraps=audit_tokens.open_clip) as opened:
+        assert cli.main(["validate", str(pairs), *flags]) == 1
+    assert sorted(call.args for call in opened.call_args_list) == [
+        (f"{i}-0.avi", tmp_path, FrameChoice(4, 3.0, 9000)) for i in range(3)
+    ]
+    tokens = json.loads(capsys.readouterr().out)["findings"]
+    assert next(each for each in tokens if each["kind"] == "tokens")["numbers"]["media_max"] == 3 * 64
 
 
 def test_each_record_is_given_with_its_line_after_its_media(pairs: Path) -> None:

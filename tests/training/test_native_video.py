@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from transformers.utils import is_torchvision_available
 
+from mmalign import backbones
 from mmalign.training import metrics
 from tests.conftest import REPOSITORY
 from tests.families import build
@@ -40,3 +43,10 @@ def test_two_processes(one_process, native_pairs, tmp_path, zero):
     arguments = flags(model, None, native_pairs, tmp_path, 1)
     run_deepspeed(2, REPOSITORY / "train" / "dpo.py", "--deepspeed", zero, *arguments)
     assert_same(metrics.read(tmp_path), rows)
+
+
+def test_what_was_trained_on_native_clips_is_shown_native_clips(one_process):
+    run = one_process[0].parent / "run"
+    assert json.loads((run / "training.json").read_text())["model"]["video"] == "native"
+    loaded = backbones.load(run, device="cpu")
+    assert loaded.native_video and loaded.trained_on.video == "native"
