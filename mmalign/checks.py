@@ -38,7 +38,7 @@ class InputError(ValueError):
 
 Reason = Literal[
     "bad_path", "missing", "unreadable", "truncated", "too_large", "outside", "no_video", "out_of_range", "timeout",
-    "crashed",
+    "crashed", "refused",
 ]  # fmt: skip
 
 

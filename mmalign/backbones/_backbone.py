@@ -21,11 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmalign import runs
-from mmalign.backbones import _choice, _generation, _looking, _packing, _trained_on, _written
+from mmalign.backbones import _choice, _generation, _looking, _packing, _processors, _trained_on, _written
 from mmalign.backbones._packing import Packed, visible
-from mmalign.backbones._processors import VIDEO
 from mmalign.backbones._trained_on import TrainedOn
-from mmalign.backbones._written import Part
+from mmalign.backbones._written import Part, Processed
 from mmalign.media import Clip, as_pictures
 from mmalign.media.noise import Noise
 from mmalign.records import InputError, text_of, user_message
@@ -63,7 +62,8 @@ class Context:
         next_position: of the first token after the prompt, on every axis.
         media: what the tower gets of its pictures and clips (``pixel_values``, grids). First axis: pictures, frames,
             tiles or patches.
-        media_key: contexts of one batch with the same key have the same media, which are then encoded once.
+        media_key: contexts of one batch with the same key have the same media in the same order, which are then encoded
+            once.
         text_places: where in ``input_ids`` the prompt's text is, without all that stands for media; only if that was
             asked for. Shape: (Q,).
     """
@@ -148,6 +148,8 @@ class Backbone:
         self.trained_on = trained_on
         self.tokenizer = processor.tokenizer
         self.sources = tuple(str(source) for source in sources)
+        if native_video:
+            _processors.settle(processor)
         self.embeds_need_grad = False  # set where activations are recomputed in reentrant segments
         if getattr(processor, "chat_template", None) is None:
             raise InputError("the processor has no chat template", file=self.sources[0] if sources else None)
@@ -187,7 +189,11 @@ class Backbone:
 
     def is_media(self, input_ids: Tensor) -> Tensor:
         """Which tokens are media tokens. Shape: that of ``input_ids``, boolean."""
-        return torch.isin(input_ids, torch.tensor(sorted(self.media_token_ids), device=input_ids.device))
+        first, *others = self.media_token_ids
+        found = input_ids == first
+        for other in others:
+            found |= input_ids == other
+        return found
 
     @cached_property
     def end_token_ids(self) -> frozenset[int]:
@@ -216,7 +222,7 @@ class Backbone:
     def processor_fingerprint(self) -> str:
         """Changes whenever the processor would make other tokens or pixels."""
         tokenizer, image_processor = self.tokenizer.backend_tokenizer.to_str(), self.processor.image_processor.to_dict()
-        clips = [getattr(self.processor, VIDEO).to_dict()] if self.native_video else []
+        clips = [self.processor.video_processor.to_dict()] if self.native_video else []
         return runs.fingerprint(tokenizer, self.processor.chat_template, image_processor, *clips)
 
     @property
@@ -246,20 +252,28 @@ class Backbone:
         *,
         videos: Sequence[Clip] = (),
         text_places: bool = False,
+        processed: Processed | None = None,
     ) -> Context:
         """Template and tokenise a prompt, and make the tower's input of its images and clips.
 
         Args:
-            media_key: see `Context`; by default nobody shares these media.
+            media_key: names the images and clips, each kind in its order; by default nobody shares them.
             text_places: find them; see `Context`.
+            processed: what the processor made of media before; what it makes of these is added.
 
         Raises:
-            InputError: placeholders and images differ in number.
+            InputError: placeholders and media differ in number, or the chat template refuses the turns.
+            MediaError: with reason refused, the processor does not take an image or a clip.
         """
+        kinds = tuple(block["type"] for message in messages for block in message["content"] if block["type"] != "text")
+        own = images, videos
         messages, images, clips = self._seen(messages, images, videos)
         text = self.template(messages, generation_prompt=True)
         self._check_placeholders(text, {"image": len(images), "video": len(clips)})
-        written = _written.write(self, text, images, clips)
+        try:
+            written = _written.write(self, text, images, clips, processed or Processed())
+        except _written.Refused as error:
+            raise error.located(*own) from error
         positions = self.positions(written.input_ids, written.parts)
         return Context(
             text,
@@ -267,7 +281,7 @@ class Backbone:
             positions[:, :-1],
             int(positions[0, -1]),
             self.media_of(written.parts) if written.parts else {},
-            object() if media_key is None else media_key,
+            (kinds, object() if media_key is None else media_key),
             written.text_places if text_places else None,
         )
 
@@ -285,7 +299,8 @@ class Backbone:
             if kind == "video" and not found and media[kind]:
                 raise InputError("the model's chat template knows no clips: --video frames shows them as pictures")
             if found != media[kind]:
-                raise InputError(f"{found} times {mark!r} in the templated prompt, but {media[kind]} {kind}s")
+                problem = f"{found} times {mark!r} in the templated prompt, but {media[kind]} {kind}s"
+                raise InputError(problem, field="prompt")
 
     def process(self, **inputs: Any) -> dict[str, Any]:
         """Call the processor."""
@@ -294,7 +309,7 @@ class Backbone:
     def media_of(self, parts: Sequence[Part]) -> dict[str, Tensor]:
         """What the tower gets, from what the processor made of each picture and clip, in the prompt's order."""
         inputs = [part.inputs for part in parts]
-        return inputs[0] if len(inputs) == 1 else {key: _concatenated([i[key] for i in inputs]) for key in inputs[0]}
+        return inputs[0] if len(inputs) == 1 else {key: concatenated([i[key] for i in inputs]) for key in inputs[0]}
 
     def encode_response(
         self, messages: Sequence[dict], response: Sequence[dict], spans: Sequence[Sequence[int]] = ()
@@ -482,8 +497,8 @@ class Backbone:
         """What the tower makes of each context's media."""
         output = self.hf_model.get_image_features(**self.merge_media([c.media for c in contexts]), return_dict=True)
         counts = [int(self.is_media(context.input_ids).sum()) for context in contexts]
-        tokens = flat(output.pooler_output).split(counts)
-        layers = [flat(layer).split(counts) for layer in getattr(output, "deepstack_features", None) or ()]
+        tokens = split(flat(output.pooler_output), counts)
+        layers = [split(flat(layer), counts) for layer in getattr(output, "deepstack_features", None) or ()]
         return [Features(own, tuple(deep)) for own, *deep in zip(tokens, *layers, strict=True)]
 
     def embed_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
@@ -521,7 +536,7 @@ class Backbone:
 
         Shape: first axes are concatenated, others padded with zeros to the largest (tiles that a picture lacks).
         """
-        merged = {key: _concatenated([each[key] for each in media]) for key in media[0]}
+        merged = {key: concatenated([each[key] for each in media]) for key in media[0]}
         return {k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in merged.items()}
 
     def run(
@@ -663,15 +678,29 @@ def flat(features: Tensor | Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten(0, -2) for part in parts])
 
 
-def _concatenated(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors put together along the first axis, the others padded with zeros to the largest."""
+def split(features: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Features for the media tokens that there are places for. Shape: (N, H) -> one (n, H) for each of ``counts``.
+
+    Raises:
+        InputError: there are more, or fewer.
+    """
+    if len(features) != sum(counts):
+        found = f"{sum(counts)} places in the prompts, {len(features)} features"
+        raise InputError(f"the processor's settings do not fit this model: {found}")
+    return features.split(list(counts))
+
+
+def concatenated(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors put together along the first axis, the others padded with zeros to the largest; a single one as it is."""
+    if len(parts) == 1:
+        return parts[0]
     shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     padded = []
     for part in parts:
         missing = [
             n for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for n in (0, want - size)
         ]
-        padded.append(nn.functional.pad(part, missing))
+        padded.append(nn.functional.pad(part, missing) if any(missing) else part)
     return torch.cat(padded)
 
 

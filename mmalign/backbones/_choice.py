@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmalign.backbones._reading import Prompt, Read, check_finite, prefix_ids, prompts_of
+from mmalign.backbones._reading import Read, check_finite, prefix_ids, prompts_of
 from mmalign.records import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def choose(backbone: Backbone, jobs: Sequence[Job], answers: Sequence[str]) -> n
     if not jobs:
         return np.zeros((0, len(answers)))
     prompts = prompts_of(backbone, jobs)
-    begun = [_beginnings(backbone, prompt, job, answers) for prompt, job in zip(prompts, jobs, strict=True)]
+    begun = [_beginnings(backbone, job, answers) for job in jobs]
     tokens = _padded([rest for _, rests in begun for rest in rests]).to(backbone.device)  # (R * K, L)
     steps = tokens.shape[1]
     read = Read.of(backbone, prompts, [shared for shared, _ in begun], cache=steps > 1)
@@ -76,11 +76,9 @@ def check_answers(answers: Sequence[str]) -> None:
                 raise InputError(f"{other!r} begins with {answer!r}: an answer could be both", field="answers")
 
 
-def _beginnings(
-    backbone: Backbone, prompt: Prompt, job: Job, answers: Sequence[str]
-) -> tuple[list[int], list[list[int]]]:
+def _beginnings(backbone: Backbone, job: Job, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
     """Tokens that prefix and answer have in common whatever the answer, and for each answer those that follow."""
-    whole = [prefix_ids(backbone, prompt, replace(job, prefix=job.prefix + answer)) for answer in answers]
+    whole = [prefix_ids(backbone, replace(job, prefix=job.prefix + answer)) for answer in answers]
     shared = len(os.path.commonprefix(whole))
     return whole[0][:shared], [tokens[shared:] for tokens in whole]
 

@@ -108,7 +108,7 @@ def generate(
         return []
     sampling = _Sampling(max_new_tokens, temperature, top_p, stop)
     prompts = prompts_of(backbone, jobs, batch_size=batch_size, masking=masking)
-    prefixes = [prefix_ids(backbone, prompt, job) for prompt, job in zip(prompts, jobs, strict=True)]
+    prefixes = [prefix_ids(backbone, job) for job in jobs]
     texts = [""] * len(jobs)
     for batch in batches(backbone, prompts, prefixes, batch_size or len(jobs)):
         begun = [prefixes[i] for i in batch]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mmalign.backbones._backbone import Backbone
+from mmalign.backbones._backbone import Backbone, concatenated
 from mmalign.backbones._written import Part
 from mmalign.media.noise import Noise
 
@@ -28,7 +28,7 @@ class MRope(Backbone):
         """Patches and grids, of pictures and clips alike."""
         names = ("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")
         found = [[part.inputs[name] for name in names[part.kind == "video"]] for part in parts]
-        return {name: torch.cat(values) for name, values in zip(names[0], zip(*found, strict=True), strict=True)}
+        return {name: concatenated(values) for name, values in zip(names[0], zip(*found, strict=True), strict=True)}
 
     def positions(self, input_ids: Tensor, parts: Sequence[Part]) -> Tensor:
         """Positions of a prompt's tokens and of one that follows, as transformers counts them. Shape: (3, P + 1)."""

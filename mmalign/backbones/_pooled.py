@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmalign.backbones._backbone import Backbone, Context, Features, flat
+from mmalign.backbones._backbone import Backbone, Context, Features, flat, split
 from mmalign.backbones._written import Part
 
 _CLIPS = ("pixel_values_videos", "frames")
@@ -44,11 +44,11 @@ class PooledClips(Backbone):
             return [[] for _ in contexts]
         merged = self.merge_media([each for each in media if each])
         counts = [int((context.input_ids == self.image_token_id).sum()) for context in contexts]
-        tokens = flat(self.hf_model.get_image_features(**merged, return_dict=True).pooler_output).split(counts)
-        return [[own] if each else [] for own, each in zip(tokens, media, strict=True)]
+        tokens = flat(self.hf_model.get_image_features(**merged, return_dict=True).pooler_output)
+        return [[own] if each else [] for own, each in zip(split(tokens, counts), media, strict=True)]
 
     def _clips(self, contexts: Sequence[Context]) -> list[list[Tensor]]:
-        """Tokens of each clip of each context, (n, H).
+        """Tokens of each context's clips, (n, H), if it has any.
 
         Frames do not see each other in the tower, so those of all clips go through it as if they were one clip.
         """
@@ -56,12 +56,13 @@ class PooledClips(Backbone):
         if not media:
             return [[] for _ in contexts]
         pixels, frames = self.merge_media(media).values()
-        wanted = sum(int((context.input_ids == self.hf_model.config.video_token_id).sum()) for context in contexts)
-        each = (wanted - len(frames) * len(self.clip_end)) // len(pixels)
+        counts = [int((context.input_ids == self.hf_model.config.video_token_id).sum()) for context in contexts]
         tokens = flat(self.hf_model.get_video_features(pixels[None], return_dict=True).pooler_output)
+        end = self.clip_end.to(tokens)
+        each = (len(tokens) - len(end)) // len(pixels)
         shown = tokens[: each * len(pixels)].split((each * frames).tolist())
-        left = iter(torch.cat([clip, self.clip_end.to(clip)]) for clip in shown)
-        return [[next(left) for _ in context.media.get(_CLIPS[1], ())] for context in contexts]
+        whole = torch.cat([part for clip in shown for part in (clip, end)])
+        return [[own] if count else [] for own, count in zip(split(whole, counts), counts, strict=True)]
 
     @property
     def clip_end(self) -> Tensor:

@@ -10,7 +10,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import get_video_processor_config
 from transformers.utils import PushToHubMixin, is_torchvision_available
 
-VIDEO = "video_processor"
+_VIDEO_PART = "video_processor"
 """What transformers calls the part of a processor that reads clips."""
 
 
@@ -45,10 +45,10 @@ def load_processor(path: str, config: PreTrainedConfig, **options: Any) -> Proce
         options: of ``from_pretrained``.
     """
     kind = PROCESSOR_MAPPING.get(type(config), None)
-    if is_torchvision_available() or kind is None or VIDEO not in kind.get_attributes():
+    if is_torchvision_available() or kind is None or _VIDEO_PART not in kind.get_attributes():
         return AutoProcessor.from_pretrained(path, **options)
     parts = {
-        VIDEO: UnreadClips(get_video_processor_config(path)),
+        _VIDEO_PART: UnreadClips(get_video_processor_config(path)),
         "image_processor": AutoImageProcessor.from_pretrained(path, **options),
         "tokenizer": AutoTokenizer.from_pretrained(path, **options),
     }
@@ -70,4 +70,13 @@ def of_pictures(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
 def reads_clips(processor: ProcessorMixin) -> bool:
     """Whether it has a video part that runs."""
-    return not isinstance(getattr(processor, VIDEO, None), UnreadClips | None)
+    return not isinstance(getattr(processor, _VIDEO_PART, None), UnreadClips | None)
+
+
+def settle(processor: ProcessorMixin) -> None:
+    """Say what the video part leaves to a default that transformers will change: no frame of Qwen-VL's is capped.
+
+    So it is the same in every version, part of the fingerprint, and saved with what is trained.
+    """
+    if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
+        processor.video_processor.cap_pixels_per_frame = False

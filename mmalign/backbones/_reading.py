@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmalign.backbones._cache import roomy_cache
+from mmalign.backbones._written import Processed
 from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ class Prompt:
     """A prompt as it stands in a row.
 
     Attributes:
-        text: see `Context`.
         input_ids: Shape: (P,).
         positions: Shape: (A, P).
         seen: whether others can see a token, boolean. Shape: (P,).
@@ -36,7 +36,6 @@ class Prompt:
         features: of its media tokens; None where it has none.
     """
 
-    text: str
     input_ids: Tensor
     positions: Tensor
     seen: Tensor
@@ -47,7 +46,7 @@ class Prompt:
     def of(cls, context: Context, features: Features | None) -> Prompt:
         """All of it can be seen."""
         seen = torch.ones_like(context.input_ids, dtype=torch.bool)
-        return cls(context.text, context.input_ids, context.positions, seen, context.next_position, features)
+        return cls(context.input_ids, context.positions, seen, context.next_position, features)
 
     def hiding(self, keep: np.ndarray, is_media: Tensor, *, drop: bool) -> Prompt:
         """The prompt of which only the media tokens in ``keep`` can be seen; the others are marked, or left out.
@@ -80,7 +79,7 @@ class Prompt:
 
         def part(place: slice, features: Features | None) -> Prompt:
             ids, positions, seen = self.input_ids[place], self.positions[:, place], self.seen[place]
-            return Prompt(self.text, ids, positions, seen, self.next_position, features)
+            return Prompt(ids, positions, seen, self.next_position, features)
 
         return part(slice(at), self.features), part(slice(at, None), None)
 
@@ -192,6 +191,7 @@ def _encoded(backbone: Backbone, jobs: Sequence[Job], size: int) -> tuple[list[P
     features: dict[Hashable, Features | None] = {}
     waiting: dict[Hashable, Context] = {}
     numbers: dict[Hashable, int] = {}
+    processed = Processed(size)
     rows = []
 
     def look() -> None:
@@ -203,9 +203,9 @@ def _encoded(backbone: Backbone, jobs: Sequence[Job], size: int) -> tuple[list[P
         if name not in numbers:
             numbers[name] = len(contexts)
             shown = (tuple(map(id, (*job.images, *job.videos))), job.noise)
-            context = backbone.encode_prompt(job.messages, job.images, shown, videos=job.videos)
-            if context.media and shown not in features:
-                waiting[shown] = backbone.with_noise(context, job.noise) if job.noise else context
+            context = backbone.encode_prompt(job.messages, job.images, shown, videos=job.videos, processed=processed)
+            if context.media and context.media_key not in features:
+                waiting[context.media_key] = backbone.with_noise(context, job.noise) if job.noise else context
             contexts.append(replace(context, media={}))
             if len(waiting) == size:
                 look()
@@ -214,21 +214,21 @@ def _encoded(backbone: Backbone, jobs: Sequence[Job], size: int) -> tuple[list[P
     return [Prompt.of(context, features.get(context.media_key)) for context in contexts], rows
 
 
-def prefix_ids(backbone: Backbone, prompt: Prompt, job: Job) -> list[int]:
+def prefix_ids(backbone: Backbone, job: Job) -> list[int]:
     """Tokens of an answer's beginning as they stand in a templated answer.
 
     Not simply prompt + prefix: a template may put a space before the answer, which belongs to its first token.
     """
     if not job.prefix:
         return []
-    answered = backbone.template(
-        [*backbone.with_media(job.messages), assistant_message(job.prefix)], generation_prompt=False
-    )
-    start = answered.find(job.prefix, len(prompt.text))
-    special = backbone.adds_special_tokens(prompt.text)
-    before = backbone.tokenizer(prompt.text, add_special_tokens=special)["input_ids"]
+    messages = backbone.with_media(job.messages)
+    asked = backbone.template(messages, generation_prompt=True)
+    answered = backbone.template([*messages, assistant_message(job.prefix)], generation_prompt=False)
+    start = answered.find(job.prefix, len(asked))
+    special = backbone.adds_special_tokens(asked)
+    before = backbone.tokenizer(asked, add_special_tokens=special)["input_ids"]
     whole = backbone.tokenizer(answered[: start + len(job.prefix)], add_special_tokens=special)["input_ids"]
-    if start < 0 or not answered.startswith(prompt.text) or whole[: len(before)] != before:
+    if start < 0 or not answered.startswith(asked) or whole[: len(before)] != before:
         raise InputError("the chat template or tokenizer merges prompt and answer; this model cannot continue one")
     return whole[len(before) :]
 

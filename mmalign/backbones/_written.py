@@ -6,7 +6,7 @@ Legend of shapes: P tokens of a prompt, Q of them that are text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign.media import Clip
+from mmalign.records import MediaError
 
 if TYPE_CHECKING:
     from mmalign.backbones._backbone import Backbone
 
 _TOKENWISE = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What processors give beside media, a value a token."""
+
+Medium = Image.Image | Clip
 
 
 @dataclass(frozen=True)
@@ -52,36 +55,65 @@ class Written:
     parts: list[Part]
 
 
-def write(backbone: Backbone, text: str, images: Sequence[Image.Image], clips: Sequence[Clip]) -> Written:
+class Refused(Exception):
+    """What a processor says of a picture, a frame or a clip that it does not take."""
+
+    def __init__(self, medium: Medium, problem: str) -> None:
+        super().__init__(problem)
+        self.medium = medium
+
+    def located(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> MediaError:
+        """The error that says which of a prompt's pictures and clips it is, or which has the frame."""
+        shown = [(f"images[{i}]", [image]) for i, image in enumerate(images)]
+        shown += [(f"videos[{i}]", [clip, *clip.frames]) for i, clip in enumerate(clips)]
+        field = next(name for name, objects in shown if any(each is self.medium for each in objects))
+        frame = self.medium.frames[0] if isinstance(self.medium, Clip) else self.medium
+        problem = f"the model's processor takes no {frame.width} x {frame.height} pixels: {self}"
+        return MediaError(problem, reason="refused", field=field)
+
+
+class Processed:
+    """What the processor makes of pictures and clips, which asks it once for the same objects.
+
+    Args:
+        most: how many answers are held, the latest; all of them by default.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self._held: dict[Hashable, tuple[Sequence[Medium], Part, list[str]]] = {}
+
+    def of(self, backbone: Backbone, kind: str, media: Sequence[Medium]) -> tuple[Part, list[str]]:
+        """The part that they are of a prompt, and what stands in its text for each. Raises Refused."""
+        name = kind, *map(id, media)
+        found = self._held.pop(name, None) or (media, *_processed(backbone, kind, media))
+        self._held[name] = found  # with the objects: as long as these live, nothing else has their ids
+        if self.most is not None and len(self._held) > self.most:
+            del self._held[next(iter(self._held))]
+        return found[1:]
+
+
+def write(
+    backbone: Backbone, text: str, images: Sequence[Image.Image], clips: Sequence[Clip], processed: Processed
+) -> Written:
     """Write a templated prompt out; it has as many placeholders of each kind as there are media."""
-    if clips:
-        return _with_clips(backbone, text, images, clips)
-    inputs = _call(backbone, text, images=list(images) or None)
-    (offsets,), (written,) = inputs.pop("offset_mapping"), inputs.pop("text_replacement_offsets")
-    ids, media = inputs["input_ids"][0], {k: v for k, v in inputs.items() if k not in _TOKENWISE}
-    places = _outside(offsets.tolist(), [each["new_span"] for each in written])
-    return Written(ids, places, [Part("image", media)] if images else [])
-
-
-def _with_clips(backbone: Backbone, text: str, images: Sequence[Image.Image], clips: Sequence[Clip]) -> Written:
-    """Each clip is processed for itself: transformers takes several at once only if all have as many frames."""
-    marks = backbone.marks
-    kinds = [
-        found.lastgroup for found in re.finditer("|".join(f"(?P<{k}>{re.escape(m)})" for k, m in marks.items()), text)
-    ]
+    marks = "|".join(f"(?P<{kind}>{re.escape(mark)})" for kind, mark in backbone.marks.items())
+    kinds = [found.lastgroup for found in re.finditer(marks, text)]
     parts, written = [], {"image": [], "video": []}
-    for kind, media in _portions(kinds, images, clips, apart=backbone.clips_apart):
-        inputs = _call(backbone, marks[kind] * len(media), **_arguments(backbone, kind, media))
-        (replaced,) = inputs.pop("text_replacement_offsets")
-        written[kind] += [each["replacement"] for each in replaced]
-        parts.append(Part(kind, {k: v for k, v in inputs.items() if k not in (*_TOKENWISE, "offset_mapping")}))
+    for kind, media in _portions(kinds, images, clips, apart=backbone.clips_apart or not clips):
+        part, texts = processed.of(backbone, kind, media)
+        parts.append(part)
+        written[kind] += texts
     return Written(*_tokens(backbone, text, kinds, written), parts)
 
 
 def _portions(
     kinds: Sequence[str], images: Sequence[Image.Image], clips: Sequence[Clip], *, apart: bool
-) -> Iterator[tuple[str, Sequence[Any]]]:
-    """What is processed in one call: one medium after the other as they stand in the prompt, or all pictures first."""
+) -> Iterator[tuple[str, Sequence[Medium]]]:
+    """What is processed in one call: one medium after the other as they stand in the prompt, or all pictures first.
+
+    Each clip is always processed for itself: transformers takes several at once only if all have as many frames.
+    """
     if apart and images:
         yield "image", images
     left = {"image": iter(images), "video": iter(clips)}
@@ -90,7 +122,23 @@ def _portions(
             yield kind, [next(left[kind])]
 
 
-def _arguments(backbone: Backbone, kind: str, media: Sequence[Any]) -> dict[str, Any]:
+def _processed(backbone: Backbone, kind: str, media: Sequence[Medium]) -> tuple[Part, list[str]]:
+    """The processor's answer to placeholders alone. Raises Refused."""
+    text = backbone.marks[kind] * len(media)
+    places = {"return_text_replacement_offsets": True}
+    try:
+        inputs = dict(backbone.process(text=[text], return_tensors="pt", **places, **_arguments(backbone, kind, media)))
+    except ValueError as error:
+        if len(media) > 1:
+            for each in media:
+                _processed(backbone, kind, [each])  # says which of them it is
+        raise Refused(media[0], str(error)) from error
+    (replaced,) = inputs.pop("text_replacement_offsets")
+    part = Part(kind, {name: value for name, value in inputs.items() if name not in _TOKENWISE})
+    return part, [each["replacement"] for each in replaced]
+
+
+def _arguments(backbone: Backbone, kind: str, media: Sequence[Medium]) -> dict[str, Any]:
     """Of the processor, for pictures or for a clip, whose frames are chosen already."""
     from transformers.video_utils import VideoMetadata
 
@@ -110,13 +158,6 @@ def _arguments(backbone: Backbone, kind: str, media: Sequence[Any]) -> dict[str,
         "do_sample_frames": False,
         "input_data_format": "channels_last",
     }
-
-
-def _call(backbone: Backbone, text: str, **media: Any) -> dict[str, Any]:
-    """The processor's answer, with where in the text it wrote what."""
-    special = backbone.adds_special_tokens(text)
-    places = {"return_text_replacement_offsets": True, "return_offsets_mapping": True}
-    return dict(backbone.process(text=[text], return_tensors="pt", add_special_tokens=special, **places, **media))
 
 
 def _tokens(

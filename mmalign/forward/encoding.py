@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmalign.backbones import Backbone, Context, Response
+from mmalign.backbones import Backbone, Context, Processed, Response
 from mmalign.media import FRAMES, Clip, FrameChoice, open_clip, open_image
 from mmalign.records import (
     InputError,
@@ -94,13 +94,15 @@ class Encoder:
         """Encode one record.
 
         Raises:
-            InputError: a picture cannot be opened, the record has none of the views, or is too long.
+            InputError: the record has none of the views, is too long, or its text does not fit the model.
+            MediaError: a picture or clip cannot be opened, or the model's processor does not take it.
         """
         wanted = [split_view(view) for view in self.views]
         usable = [(r, c) for r, c in wanted if getattr(record, r) and has_context(record, c)]
         if not usable:
             raise InputError(f"has none of {', '.join(self.views)}, which the objective needs")
-        contexts = {name: self._context(record, name, media_root) for name in {c for _, c in usable}}
+        opened, processed = _Opened(media_root, self.frames), Processed()
+        contexts = {name: self._context(record, name, opened, processed) for name in {c for _, c in usable}}
         responses = {name: self._responses(record, name) for name in {r for r, _ in usable}}
         return self._fitted(EncodedRecord(contexts, responses, record_numbers(record), counted))
 
@@ -130,14 +132,15 @@ class Encoder:
         names = [split_view(view) for view in self.views]
         return EncodedRecord({c: context for _, c in names}, {r: [response] for r, _ in names}, {}, counted=False)
 
-    def _context(self, record: Record, name: str, media_root) -> Context:
-        messages, images, videos = _prompt_and_media(record, name)
-        kinds = tuple(b["type"] for message in messages for b in message["content"] if b["type"] != "text")
-        seen = shown(record, media_root, self.frames, name)
-        key = (kinds, images, videos)
-        return self.backbone.encode_prompt(
-            messages, seen.images, media_key=key, videos=seen.videos, text_places=self.prompts
-        )
+    def _context(self, record: Record, name: str, opened: _Opened, processed: Processed) -> Context:
+        _, *media_key = _prompt_and_media(record, name)
+        seen = _shown(record, opened, name)
+        options = {"media_key": tuple(media_key), "text_places": self.prompts, "processed": processed}
+        try:
+            return self.backbone.encode_prompt(seen.messages, seen.images, videos=seen.videos, **options)
+        except InputError as error:
+            error.field = error.field and _own_field(error.field, record, name)
+            raise
 
     def _responses(self, record: Record, name: str) -> list[Response]:
         if name == "responses":
@@ -157,6 +160,14 @@ class Shown(NamedTuple):
     videos: tuple[Clip, ...]
 
 
+class _Opened:
+    """Pictures and clips by their names, each of which is opened once."""
+
+    def __init__(self, media_root, frames: FrameChoice) -> None:
+        self.picture = cache(lambda name: open_image(media_path(name, media_root)))
+        self.clip = cache(lambda name: open_clip(name, media_root, frames))
+
+
 def shown(record: Record, media_root, frames: FrameChoice, context: str = "") -> Shown:
     """A record's prompt, and what it shows.
 
@@ -168,11 +179,13 @@ def shown(record: Record, media_root, frames: FrameChoice, context: str = "") ->
         InputError: nothing is installed that reads clips.
         MediaError: a file cannot be opened.
     """
+    return _shown(record, _Opened(media_root, frames), context)
+
+
+def _shown(record: Record, opened: _Opened, context: str) -> Shown:
     messages, images, videos = _prompt_and_media(record, context)
-    fields = ["images" if images == record.images else "rejected_images"]
-    fields += ["videos" if videos == record.videos else "rejected_videos"]
-    pictures = open_media(images, fields[0], lambda name: open_image(media_path(name, media_root)))
-    clips = open_media(videos, fields[1], lambda name: open_clip(name, media_root, frames))
+    pictures = open_media(images, _own_field("images", record, context), opened.picture)
+    clips = open_media(videos, _own_field("videos", record, context), opened.clip)
     return Shown(messages, pictures, clips)
 
 
@@ -182,6 +195,13 @@ def _prompt_and_media(record: Record, context: str) -> tuple[Messages, tuple[str
     if context == "rejected_media":
         return messages, *record.negative_media
     return messages, record.images, record.videos
+
+
+def _own_field(field: str, record: Record, context: str) -> str:
+    """The record's name for what a context has for a prompt's ``images[0]``, say: that, or ``rejected_images[0]``."""
+    whole = field.partition("[")[0]
+    exchanged = {"rejected_media": ("images", "videos"), "rejected_prompt": ("prompt",)}.get(context, ())
+    return f"rejected_{field}" if whole in exchanged and getattr(record, f"rejected_{whole}") else field
 
 
 def has_context(record: Record, name: str) -> bool:

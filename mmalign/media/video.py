@@ -29,16 +29,29 @@ class Clip:
     """Frames of a clip.
 
     Attributes:
-        frames: in the order in which they are shown, mode RGB, upright, all of one size.
+        frames: in the order in which they are shown, mode RGB, upright, all of one size; at least one.
         times: seconds from the beginning of what is shown, of each.
         indices: which frames of the file they are, counted from 0.
         duration: of what is shown, in seconds.
+
+    Raises:
+        InputError: there are no frames, they differ in size, or there are not as many times and indices.
     """
 
     frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
     indices: tuple[int, ...]
     duration: float
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise InputError("a clip has no frames")
+        if len(sizes := {frame.size for frame in self.frames}) > 1:
+            found = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+            raise InputError(f"the frames of a clip differ in size: {found}")
+        if not len(self.frames) == len(self.times) == len(self.indices):
+            counts = f"{len(self.frames)} frames, {len(self.times)} times, {len(self.indices)} indices"
+            raise InputError(f"a clip needs a time and an index for each frame: {counts}")
 
 
 def open_clip(name: str, media_root: str | Path, choice: FrameChoice = FRAMES) -> Clip:

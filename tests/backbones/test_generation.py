@@ -154,7 +154,7 @@ def test_a_unit_is_read_once_and_written_in_order(backbone, monkeypatch, batch_s
 
 def prompt(length: int) -> _reading.Prompt:
     ids = torch.full((length,), 9)
-    return _reading.Prompt("", ids, ids[None], ids > 0, length, None)
+    return _reading.Prompt(ids, ids[None], ids > 0, length, None)
 
 
 def test_rows_of_like_length_stand_together(backbone):
@@ -191,8 +191,7 @@ def test_a_prefix_has_the_tokens_that_it_has_in_a_whole_answer(backbone, monkeyp
         "{% elif m.role == 'user' %} ASSISTANT:{% endif %}{% endfor %}"
     )
     monkeypatch.setattr(backbone.processor, "chat_template", spaced)
-    context = backbone.encode_prompt(PROMPT, [picture(0)])
-    prefix = _reading.prefix_ids(backbone, _reading.Prompt.of(context, None), Job(PROMPT, prefix="There is"))
+    prefix = _reading.prefix_ids(backbone, Job(PROMPT, prefix="There is"))
     trained = backbone.encode_response(PROMPT, [assistant_message("There is a red circle.")])
     assert trained.input_ids[: len(prefix)].tolist() == prefix
     assert len(prefix) > 0

@@ -55,7 +55,7 @@ def jobs(backbone: Backbone, keeping: float, seed: int = 0) -> list[Job]:
 
 def read(backbone: Backbone, asked: list[Job], prompts: list[Prompt]) -> torch.Tensor:
     """Logits after the prefix and after each token that follows. Shape: (R, tokens, V)."""
-    prefixes = [prefix_ids(backbone, prompt, job) for prompt, job in zip(prompts, asked, strict=True)]
+    prefixes = [prefix_ids(backbone, job) for job in asked]
     with torch.inference_mode():
         state = Read.of(backbone, prompts, prefixes)
         found = [state.logits(backbone)]
@@ -72,7 +72,7 @@ def logits(backbone: Backbone, asked: list[Job], masking: str | None) -> torch.T
 def oracle(backbone: Backbone, job: Job) -> torch.Tensor:
     """As `read`, by transformers alone. Shape: (tokens, V)."""
     context = backbone.encode_prompt(job.messages, job.images)
-    prefix = prefix_ids(backbone, Prompt.of(context, None), job)
+    prefix = prefix_ids(backbone, job)
     ids = torch.cat([context.input_ids, torch.tensor([*prefix, *GOES_ON], dtype=torch.long)])
     added = context.next_position + torch.arange(len(ids) - len(context.input_ids))
     positions = torch.cat([context.positions, added.expand(len(context.positions), -1)], 1)
@@ -164,7 +164,7 @@ def test_a_prompt_of_several_rows_is_read_once_and_gives_the_same(backbone, monk
     for keep in (None, one.keep):
         asked = [replace(one, keep=keep, prefix=prefix) for prefix in ("", "A red", "Blue circle and", "Red")]
         prompts = prompts_of(backbone, asked)
-        prefixes = [prefix_ids(backbone, prompts[0], job) for job in asked]
+        prefixes = [prefix_ids(backbone, job) for job in asked]
         apart = [replace(prompt) for prompt in prompts]
         assert len(set(prompts)) == 1 and shares(backbone, prompts, prefixes)
         assert len(set(apart)) == 4 and not shares(backbone, apart, prefixes)

@@ -7,6 +7,7 @@ clips' times are told to transformers as a file has them: its rate, and the numb
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from transformers.utils import is_torchvision_available
 
 from mmalign import backbones
 from mmalign.backbones import Job
+from mmalign.backbones._mrope import MRope
 from mmalign.backbones._reading import Read, prompts_of
-from mmalign.forward import Batch, Encoder, Engine
+from mmalign.forward import Batch, Engine, encoding
 from mmalign.media import Clip, FrameChoice, open_clip, open_image
 from mmalign.media.noise import Noise
 from mmalign.records import InputError, Record, assistant_message, user_message
+from tests.backbones import parity
+from tests.backbones.parity import VIEWS, logps
 from tests.families import build
 from tests.tiny import noise, write_clip
 
@@ -30,7 +34,6 @@ if not is_torchvision_available():
 from transformers.video_utils import VideoMetadata  # noqa: E402
 
 FAMILIES = ("internvl", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "smolvlm")
-VIEWS = ("chosen", "rejected", "chosen@rejected_media")
 LAYOUTS = {"shared": (True, False), "shared and packed": (True, True), "packed": (False, True)}
 BATCHES = {"one clip": [1], "several": [3], "mixed": [0, 1, 2, 3, 4], "clips or pictures": [1, 4]}
 FRAMES = FrameChoice(3)
@@ -72,14 +75,7 @@ def record(number: int) -> Record:
 
 
 def batch_of(backbone, folder, numbers, *, share, pack=False) -> Batch:
-    encoder = Encoder(backbone, VIEWS, frames=FRAMES)
-    encoded = [encoder(record(number), folder) for number in numbers]
-    return Batch.of(encoded, VIEWS, backbone.pad_token_id, share=share, pack=pack)
-
-
-def logps(backbone, batch) -> dict[str, torch.Tensor]:
-    policy, _ = Engine(backbone, reference=False)(batch)
-    return {view: stats.logps for view, stats in policy.items()}
+    return parity.batch_of(backbone, folder, map(record, numbers), share=share, pack=pack, frames=FRAMES)
 
 
 def inputs_of(backbone, folder, text: str, images, videos) -> dict:
@@ -102,19 +98,9 @@ def inputs_of(backbone, folder, text: str, images, videos) -> dict:
 
 
 def oracle(backbone, folder, number: int, view: str) -> torch.Tensor:
-    """Log-probability of each response token, from transformers alone."""
-    one, processor = record(number), backbone.processor
-    name, _, context = view.partition("@")
-    images, videos = one.negative_media if context else (one.images, one.videos)
-    template = {"tokenize": False, "add_generation_prompt": False}
-    whole = processor.apply_chat_template([*one.prompt, *getattr(one, name)], **template)
-    prompt = processor.apply_chat_template(list(one.prompt), **{**template, "add_generation_prompt": True})
-    inputs = inputs_of(backbone, folder, whole, images, videos)
-    start = inputs_of(backbone, folder, prompt, images, videos)["input_ids"].shape[1]
-    length = len(backbone.encode_response(one.prompt, getattr(one, name)).input_ids)
-    scores = backbone.model(**inputs).logits[0].log_softmax(-1)
-    ids = inputs["input_ids"][0]
-    return torch.stack([scores[t - 1, ids[t]] for t in range(start, start + length)])
+    one = record(number)
+    length = len(backbone.encode_response(one.prompt, getattr(one, view.partition("@")[0])).input_ids)
+    return parity.oracle(backbone, one, view, partial(inputs_of, backbone, folder), length)
 
 
 @pytest.mark.parametrize("numbers", BATCHES.values(), ids=BATCHES)
@@ -125,29 +111,14 @@ def test_log_probabilities_equal_transformers_alone(backbone, folder, numbers):
             if number == 0 and "@" in view:
                 assert not row.any()
                 continue
-            expected = oracle(backbone, folder, number, view)
-            assert expected.sum() < -3
-            torch.testing.assert_close(row[: len(expected)], expected, rtol=1e-5, atol=1e-5)
-            assert not row[len(expected) :].any()
+            parity.assert_row_equals(row, oracle(backbone, folder, number, view))
 
 
 @pytest.mark.parametrize("numbers", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("share, pack", LAYOUTS.values(), ids=LAYOUTS)
 def test_every_layout_equals_plain_rows(backbone, folder, numbers, share, pack):
-    weights = [w for w in backbone.model.parameters() if w.requires_grad]
-    found = []
-    for layout in ({"share": False}, {"share": share, "pack": pack}):
-        values = logps(backbone, batch_of(backbone, folder, numbers, **layout))
-        loss = sum((i + 1) * (value * value).sum() for i, value in enumerate(values.values()))
-        found.append((values, torch.autograd.grad(loss, weights, allow_unused=True)))
-    (plain, expected), (other, gradients) = found
-    for view in VIEWS:
-        torch.testing.assert_close(other[view], plain[view], rtol=1e-5, atol=1e-5)
-    whole = torch.stack([g.norm() for g in expected if g is not None]).norm()
-    for mine, theirs in zip(gradients, expected, strict=True):
-        assert (mine is None) == (theirs is None)
-        if mine is not None:
-            assert (mine - theirs).norm() <= 1e-5 * theirs.norm() + 1e-7 * whole
+    layouts = {"share": False}, {"share": share, "pack": pack}
+    parity.assert_batches_equal(backbone, *(batch_of(backbone, folder, numbers, **layout) for layout in layouts))
 
 
 def job(folder, number: int, **options) -> Job:
@@ -229,6 +200,64 @@ def test_the_order_of_frames_matters(backbone, folder):
     asked = [Job([user_message("What?", videos=1)], videos=(each,)) for each in (one, other)]
     odds = np.log(backbone.choose(asked, ["A", "No"]))
     assert abs(odds[0] - odds[1]).max() > 0.01
+
+
+def test_the_same_media_in_another_order_are_another_prompt(backbone, folder):
+    parity.assert_orders_differ(backbone, open_image(folder / "p.png"), clip(2, range(2), 2.0))
+
+
+def test_questions_about_a_clip_have_it_processed_once(backbone, monkeypatch):
+    calls, process = [], backbone.process
+    monkeypatch.setattr(backbone, "process", lambda **inputs: calls.append(inputs) or process(**inputs), raising=False)
+    one = clip(3, range(3), 3.0)
+    jobs = [Job([user_message(f"What {number}?", videos=1)], videos=(one,)) for number in range(4)]
+    jobs.append(Job([user_message("Both?", videos=2)], videos=(one, one)))
+    together = backbone.choose(jobs, ["A", "No"])
+    assert len(calls) == 1
+    np.testing.assert_allclose(together, [backbone.choose([job], ["A", "No"])[0] for job in jobs], atol=1e-5)
+
+
+def test_a_clip_in_two_contexts_is_opened_and_processed_once(backbone, folder, monkeypatch):
+    opened, calls, process = [], [], backbone.process
+    monkeypatch.setattr(encoding, "open_clip", lambda *a: opened.append(a[0]) or open_clip(*a))
+    monkeypatch.setattr(
+        backbone, "process", lambda **inputs: calls.append("videos" in inputs) or process(**inputs), raising=False
+    )
+    one = replace(record(2), rejected_videos=(), rejected_images=("q.png",), rejected_prompt=record(2).prompt)
+    encoded = encoding.Encoder(backbone, (*VIEWS, "chosen@rejected_prompt"), frames=FRAMES)(one, folder)
+    assert len(encoded.contexts) == 3
+    assert opened == ["b.avi"]
+    assert sum(calls) == 1
+    assert len(calls) == 3  # and the two pictures
+
+
+def test_tokens_for_clips_that_the_model_does_not_fill_are_refused(backbone):
+    name = type(backbone).__name__
+    if name not in ("LlavaOnevision", "LlavaNextVideo"):
+        pytest.skip("its processor does not guess how many tokens the model pools a frame to")
+    setting = "num_image_tokens" if name == "LlavaOnevision" else "patch_size"
+    right = getattr(backbone.processor, setting)
+    try:
+        for wrong in (right * 4, right // 2):
+            setattr(backbone.processor, setting, wrong)
+            with pytest.raises(InputError, match="do not fit this model"):
+                features_of(backbone, clip(3, range(3), 3.0))
+    finally:
+        setattr(backbone.processor, setting, right)
+
+
+def test_whether_frames_are_capped_is_said_and_not_left_to_transformers(backbone):
+    if not isinstance(backbone, MRope):
+        pytest.skip("its video processor has no such setting")
+    made = build(backbone.hf_model.config.model_type, native=True)
+    video = made.processor.video_processor
+    assert video.cap_pixels_per_frame is False
+    assert video.to_dict()["cap_pixels_per_frame"] is False  # what a trained folder will have
+    before = made.processor_fingerprint()
+    video.cap_pixels_per_frame = True
+    kept = type(made)(made.model, made.processor, native_video=True)
+    assert video.cap_pixels_per_frame is True, "a folder's own word stands"
+    assert kept.processor_fingerprint() != before
 
 
 def test_times_are_the_clips_own(backbone):
