@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mmalign.forward import Batch, Encoder, Engine, rough_length
-from mmalign.media import FrameChoice, as_pictures, read_clip
-from mmalign.records import InputError, Record, assistant_message, user_message
+from mmalign.forward import Batch, Encoder, Engine, RecordDataset, encoding, rough_length
+from mmalign.media import FrameChoice, as_pictures, open_clip, open_image, read_clip
+from mmalign.records import InputError, Record, RecordFile, assistant_message, user_message
 from tests.families import build
 from tests.tiny import noise, write_clip
 
@@ -114,3 +116,55 @@ def test_a_broken_clip_is_named_by_its_field(folder):
     with pytest.raises(InputError) as caught:
         Encoder(backbone, VIEWS)(other, folder)
     assert caught.value.field == "rejected_videos"
+
+
+def test_what_several_contexts_show_is_opened_once(folder, monkeypatch):
+    opened = []
+    monkeypatch.setattr(encoding, "open_clip", lambda *a: opened.append(a[0]) or open_clip(*a))
+    monkeypatch.setattr(encoding, "open_image", lambda path: opened.append(path.name) or open_image(path))
+    one = record(("c.png", "c.png"), ("a.avi", "a.avi"), ("b0.png", "c.png"))
+    one = replace(one, rejected_prompt=one.prompt)
+    Encoder(build("llava"), (*VIEWS, "chosen@rejected_prompt"), frames=FrameChoice(3))(one, folder)
+    assert sorted(opened) == ["a.avi", "b0.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("media", "field"),
+    [
+        ({"images": ("c.png", "strip.png")}, "images[1]"),
+        ({"images": ("c.png",), "rejected_images": ("strip.png",)}, "rejected_images[0]"),
+        ({"videos": ("strips",)}, "videos[0]"),
+        ({"images": ("c.png",), "videos": ("strips",), "rejected_images": ("b0.png",)}, "videos[0]"),
+        ({"videos": ("a.avi",), "rejected_videos": ("strips",)}, "rejected_videos[0]"),
+    ],
+)
+def test_what_a_models_processor_refuses_is_named_by_line_and_field(folder, tmp_path, media, field):
+    """Qwen-VL takes no strips: whoever trains on a file of millions must be told which line has one."""
+    strip = Image.new("RGB", (1000, 4))
+    (folder / "strips").mkdir(exist_ok=True)
+    for name in ("strip.png", "strips/0.png", "strips/1.png"):
+        strip.save(folder / name)
+    rows = [record(("c.png",)), record(**media)]
+    prompts = [[user_message("What?", images=len(row.images), videos=len(row.videos))] for row in rows]
+    lines = [
+        {"id": str(i), "prompt": prompt, "chosen": row.chosen, "rejected": row.rejected}
+        | {name: getattr(row, name) for name in ("images", "videos", "rejected_images", "rejected_videos")}
+        for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = RecordFile(tmp_path / "pairs.jsonl", media_root=folder)
+    good, bad = (RecordDataset(records, Encoder(build("qwen2_5_vl"), VIEWS))[i, True] for i in range(2))
+    assert not isinstance(good, InputError)
+    assert isinstance(bad, InputError)
+    assert (bad.file, bad.line, bad.field) == (tmp_path / "pairs.jsonl", 2, field)
+    assert "takes no 1000 x 4 pixels" in bad.problem
+
+
+def test_a_placeholder_in_a_rejected_prompt_is_its_own_fault(folder):
+    backbone = build("llava")
+    other = [user_message(f"What is {backbone.marks['image']}?", images=1)]
+    with pytest.raises(InputError, match="2 times") as caught:
+        Encoder(backbone, ("chosen", "chosen@rejected_prompt"))(
+            replace(record(("c.png",)), rejected_prompt=other), folder
+        )
+    assert caught.value.field == "rejected_prompt"

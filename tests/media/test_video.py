@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmalign.media import FrameChoice, MediaError, Part, open_clip, probe, read_clip, read_indices, stream
+from mmalign.media import Clip, FrameChoice, MediaError, Part, open_clip, probe, read_clip, read_indices, stream
 from mmalign.media.choice import WHOLE, choose, frame_places
 from mmalign.records import InputError
 from tests.media import clips
@@ -433,3 +433,17 @@ def test_odd_names_are_reasons(shots):
     Image.new("RGB", (8, 8)).save(shots / "shot" / "\u00b21.png")
     assert len(open_clip("shot", shots).frames) == 3
     assert len(open_clip("shot", shots, FrameChoice(2, fps=1e308)).frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "times", "indices", "problem"),
+    [
+        ([], (), (), "no frames"),
+        ([(4, 4), (4, 6)], (0.0, 1.0), (0, 1), "differ in size: 4 x 4, 4 x 6"),
+        ([(4, 4), (4, 4)], (0.0, 1.0, 2.0), (0, 1), "2 frames, 3 times, 2 indices"),
+        ([(4, 4), (4, 4)], (0.0, 1.0), (0,), "2 frames, 2 times, 1 indices"),
+    ],
+)
+def test_a_clip_has_frames_of_one_size_each_with_its_time_and_index(sizes, times, indices, problem):
+    with pytest.raises(InputError, match=problem):
+        Clip(tuple(Image.new("RGB", size) for size in sizes), times, indices, 3.0)
