@@ -129,7 +129,7 @@ def build(
     root = Path(media_root).resolve()
 
     def work(unit: runs.Unit) -> Iterator[tuple[str, list[Record] | Drop]]:
-        for source, result in builder(Unit(unit.items, root, batch_size), model):
+        for source, result in _built(builder, Unit(unit.items, root, batch_size), model):
             if not isinstance(result, Drop):
                 result = [replace(record, meta={**maker, **record.meta}) for record in result]
             yield source, result
@@ -151,6 +151,31 @@ def build(
         description=maker["builder"],
         progress=progress,
     )
+
+
+def _built(builder: Builder, unit: Unit, model: Writer | None) -> Iterator[tuple[str, list[Record] | Drop]]:
+    """What the builder makes of a unit; or of each source alone, where the model cannot be shown one of them."""
+    left = {source.id: source for source in unit.items}
+    try:
+        for source, result in builder(unit, model):
+            left.pop(source, None)
+            yield source, result
+    except InputError as error:
+        drop = _refusal(error)
+        if drop is None or not left:
+            raise
+        if len(left) == 1:
+            yield next(iter(left)), drop
+            return
+        for source in left.values():
+            yield from _built(builder, replace(unit, items=(source,)), model)
+
+
+def _refusal(error: InputError) -> Drop | None:
+    """Why a source cannot be shown to the model; None where something else is wrong."""
+    if isinstance(error, MediaError):
+        return Drop(error.reason, str(error))
+    return Drop("not_encodable", str(error)) if error.field == "prompt" else None
 
 
 def _files_of(builder: Builder) -> dict[str, str]:

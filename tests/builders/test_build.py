@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scripted import Scripted, media, source
 
 from mmalign import backbones, builders
 from mmalign.builders import build, load, main
 from mmalign.media import open_image
-from mmalign.records import InputError, Record, read_jsonl, text_of, validate, write_jsonl
+from mmalign.records import InputError, Record, read_jsonl, text_of, user_message, validate, write_jsonl
+from tests import families
 from tests.conftest import REPOSITORY
 from tests.tiny import environment, write_model
 
@@ -231,3 +234,30 @@ def test_photographs_with_a_model_that_knows_none(model: Path, shared_data: Path
         builder, found, backbone, tmp_path / "pairs.jsonl", media_root=shared_data / "photos", progress=False
     )
     assert summary.complete and summary.kept + sum(summary.drops.values()) == 6 and summary.kept > 0
+
+
+def test_a_source_that_the_model_cannot_be_shown_costs_itself_alone(data: Path, tmp_path: Path) -> None:
+    """Qwen-VL takes no strips, and no question that has its placeholder in it; the others are built as without them."""
+    model, root = families.build("qwen2_5_vl"), data.parent
+    Image.new("RGB", (1000, 4)).save(root / "strip.png")
+    good = [source(f"s{i}", None) for i in range(4)]
+    strip = source("strip", None, ("strip.png",))
+    marked = replace(source("marked", None), prompt=[user_message(f"{model.marks['image']}?", images=1)])
+    options = {"media_root": root, "unit_size": 8, "progress": False}
+    builder = load("sample", k=2, max_tokens=4)
+    build(builder, good, model, tmp_path / "good.jsonl", **options)
+    some = [good[0], strip, good[1], marked, *good[2:]]
+    summary = build(builder, some, model, tmp_path / "some.jsonl", **options)
+    assert summary.drops == {"refused": 1, "not_encodable": 1}
+    assert (tmp_path / "some.jsonl").read_bytes() == (tmp_path / "good.jsonl").read_bytes()
+    assert len((tmp_path / "good.jsonl").read_text().splitlines()) == 4
+    drops = Path(f"{tmp_path / 'some.jsonl'}.run", "drops.jsonl").read_text()
+    assert "images[0]" in drops and "takes no 1000 x 4 pixels" in drops
+
+
+def test_an_error_that_no_source_is_to_blame_for_ends_the_build(data: Path, tmp_path: Path) -> None:
+    def reply(*_: object) -> str:
+        raise InputError("no server at this address")
+
+    with pytest.raises(InputError, match="no server"):
+        build(load("sample"), [source("s", None)], Scripted(reply), tmp_path / "out.jsonl", media_root=data.parent)
