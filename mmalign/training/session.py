@@ -60,9 +60,10 @@ def run(name: str, given: Flags, found: data.RunData) -> bool:
     wait()  # the first rank changes what the others have still to read
     if finished and options.resume:
         return False
-    if not options.resume:
+    if options.resume:
+        given = identity.as_begun(output, given)
+    else:
         _start_over(output, options)
-    given = identity.as_begun(output, given)
     say(options, expected_memory(given, found))
     checkpoint = _resume(output, options)
     trainer = _trainer(given, found)
