@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +51,22 @@ def test_no_more_is_held_than_was_asked_for(qwen, monkeypatch):
     for picture in (PICTURE, PICTURE, OTHER, OTHER, PICTURE):
         qwen.encode_prompt([user_message("", images=1)], [picture], processed=processed)
     assert len(shown) == 3
+
+
+def test_pixels_of_a_batch_are_in_memory_and_no_more(qwen, monkeypatch):
+    pixels, alive, process = [], [], qwen.process
+
+    def spy(**inputs):
+        alive.append(sum(each() is not None for each in pixels))
+        found = process(**inputs)
+        pixels.append(weakref.ref(found["pixel_values"]))
+        return found
+
+    monkeypatch.setattr(qwen, "process", spy, raising=False)
+    pictures = [noise(np.random.default_rng(seed)) for seed in range(7)]
+    jobs = [Job([user_message("What?", images=1)], (picture,)) for picture in pictures]
+    qwen.generate(jobs, max_new_tokens=1, batch_size=2)
+    assert alive == [0, 1, 2, 2, 2, 2, 2]
 
 
 def test_pixels_of_one_picture_or_prompt_are_not_copied(qwen):
