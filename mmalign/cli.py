@@ -137,14 +137,17 @@ def merge(arguments: list[str]) -> int:
     parser.add_argument("adapter", type=Path, help="folder that mmalign train wrote with --lora")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--model", help="base model, if it has moved since")
+    parser.add_argument("--dtype", default="auto", help="auto (default): the base model's; float32, bfloat16, float16")
     options = parser.parse_args(arguments)
     from mmalign import backbones
 
     if options.output.exists():
         raise InputError("is there already; give another --output", file=options.output)
     where = (options.model, options.adapter) if options.model else (options.adapter, None)
-    backbones.merge(where[0], options.output, adapter=where[1])
+    lost = backbones.merge(where[0], options.output, adapter=where[1], dtype=options.dtype)
     print(f"{options.output}: the whole model, adapter folded in")
+    if lost > backbones.NOTEWORTHY:
+        print(backbones.rounded_away(lost))
     return 0
 
 

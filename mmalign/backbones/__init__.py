@@ -169,23 +169,46 @@ def _in_4bit(family: type[Backbone], config: Any, device: str) -> dict[str, Any]
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
-def merge(path: str | Path, output: Path, *, adapter: str | Path | None = None) -> None:
+NOTEWORTHY = 0.01
+"""Share of an adapter's update that may be rounded away without a word."""
+
+
+def merge(
+    path: str | Path,
+    output: Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> float:
     """Fold an adapter into its model, in memory of the CPU: the folder ``output`` is there whole, or not at all.
 
     Args:
         path: model folder or hub name, or that of an adapter, which brings its model along.
         output: is not there yet.
         adapter: of ``path``.
+        dtype: of what is written; that of the model by default.
+
+    Returns:
+        How much of the update the dtype rounds away: see `Backbone.merge_adapter`.
 
     Raises:
         InputError: as `load`; or there is no adapter.
     """
-    backbone = load(path, adapter=adapter, device="cpu", video="frames")  # is shown none: no need of torchvision
-    backbone.merge_adapter()
+    backbone = load(  # is shown no clips: no need of torchvision
+        path, adapter=adapter, device="cpu", dtype=dtype, trust_remote_code=trust_remote_code, video="frames"
+    )
+    lost = backbone.merge_adapter()
     unfinished = output.with_name(f".{output.name}.unfinished")  # what a kill may leave
     shutil.rmtree(unfinished, ignore_errors=True)
     backbone.save(unfinished)
     unfinished.rename(output)
+    return lost
+
+
+def rounded_away(lost: float) -> str:
+    """What to say of a `merge` that loses a noteworthy share."""
+    return f"{lost:.0%} of the adapter's update is rounded away; --dtype float32 keeps it, at twice the size"
 
 
 def fingerprints(path: str | Path) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ a position (1; 3 where a family counts time, height and width).
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -654,15 +655,29 @@ class Backbone:
         starts = range(0, max(1, len(jobs)), size)
         return np.concatenate([_choice.choose(self, jobs[start : start + size], answers) for start in starts])
 
-    def merge_adapter(self) -> None:
+    def merge_adapter(self) -> float:
         """Fold the adapter into the weights, in place.
+
+        Returns:
+            The norm of what the weights' dtype rounds away of the update, as a share of the update's: weights of 16
+            bits have no room for small ones.
 
         Raises:
             InputError: there is no adapter.
         """
         if not hasattr(self.model, "merge_and_unload"):
             raise InputError("no adapter to merge: this is a whole model", file=self.sources[0])
+        lost = whole = 0.0
+        for layer in self.model.modules():
+            if hasattr(layer, "get_delta_weight"):
+                base = layer.get_base_layer().weight
+                weight = base.detach().float()
+                update = sum(layer.get_delta_weight(name).detach().float() for name in layer.active_adapters)
+                kept = (weight + update).to(base.dtype).float() - weight
+                lost += float((kept - update).square().sum())
+                whole += float(update.square().sum())
         self.model = self.model.merge_and_unload()
+        return math.sqrt(lost / whole) if whole else 0.0
 
     def save(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a folder that plain transformers (or PEFT, for an adapter) loads, processor included."""

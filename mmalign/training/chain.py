@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmalign import backbones
 from mmalign.records import InputError
 from mmalign.training import card, data, identity, metrics, reference, session
-from mmalign.training.options import Flags
+from mmalign.training.options import Flags, TrainOptions
 from mmalign.training.stages import MERGED, REFERENCES, Chain, Stage, plan
 
 
@@ -51,16 +51,19 @@ def run(name: str, chain: Chain) -> None:
     every = [chain.flags(stage) for stage in chain.stages]
     options = every[-1].options
     what = _identity(name, chain, every)
-    finished = identity.finished(chain.output, _comparable(chain, what))
-    session.wait()  # the first rank changes what the others have still to read
-    if finished and options.resume and not options.estimate_memory:
-        session.say(options, f"{chain.output} holds this chain, finished; nothing to do")
-        return
-    found = [_read(stage, given) for stage, given in zip(chain.stages, every, strict=True)]
+    if not options.estimate_memory:
+        finished = _finished(chain, what)
+        session.wait()  # the first rank changes what the others have still to read
+        if finished and options.resume:
+            session.say(options, f"{chain.output} holds this chain, finished; nothing to do")
+            return
+    found = [_read(chain, stage, given) for stage, given in zip(chain.stages, every, strict=True)]
     if options.estimate_memory:
         for stage, given, records in zip(chain.stages, every, found, strict=True):
             session.say(options, f"{stage.name}:\n{session.expected_memory(given, records)}")
         return
+    if not options.resume:
+        _start_over(chain, options)
     if options.process_index == 0:
         identity.write(chain.output, what, finished=False)
     model = chain.model
@@ -73,11 +76,22 @@ def run(name: str, chain: Chain) -> None:
     session.wait()
 
 
-def _read(stage: Stage, given: Flags) -> data.RunData:
+def _start_over(chain: Chain, options: TrainOptions) -> None:
+    """Delete every stage: the later ones began with what the earlier ones were."""
+    if options.process_index == 0:
+        for folder in map(chain.folder, chain.stages):
+            if identity.read(folder) is not None:
+                shutil.rmtree(folder)
+    session.wait()
+
+
+def _read(chain: Chain, stage: Stage, given: Flags) -> data.RunData:
     try:
         return data.of(given)
     except InputError as error:
         message = f"stage {stage.name}: {error.problem}"
+        if "data" not in stage.own and stage.objective != chain.stages[0].objective:
+            message += f" (it reads what all stages read: --{stage.name}.data FILE gives it its own)"
         raise InputError(message, file=error.file, line=error.line, field=error.field) from None
 
 
@@ -96,7 +110,11 @@ def _stage(chain: Chain, stage: Stage, records: data.RunData, model: str) -> str
         return str(folder)
     if given.options.process_index == 0 and not merged.exists():
         with reference.not_spread(given.options):
-            backbones.merge(model, merged, adapter=folder)
+            lost = backbones.merge(
+                model, merged, adapter=folder, dtype=given.model.dtype, trust_remote_code=given.model.trust_remote_code
+            )
+        if lost > backbones.NOTEWORTHY:
+            session.say(given.options, f"{merged}: {backbones.rounded_away(lost)}")
     session.wait()
     return str(merged)
 
@@ -142,13 +160,18 @@ def _identity(name: str, chain: Chain, every: Sequence[Flags]) -> dict[str, Any]
     }
 
 
-def _comparable(chain: Chain, what: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be as it was: of an unfinished chain nothing that is said of stages not yet begun."""
+def _finished(chain: Chain, what: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very chain, complete. What has not begun may be said anew.
+
+    Raises:
+        InputError: it holds another one.
+    """
     before = identity.read(chain.output)
     if before is None or before["finished"]:
-        return dict(what)
+        return identity.finished(chain.output, what)
     begun = {stage.name for stage in chain.stages if identity.read(chain.folder(stage)) is not None}
-    return {**what, "stages": {name: said for name, said in what["stages"].items() if name in begun}}
+    said = {"stages": {name: said for name, said in what["stages"].items() if name in begun}}
+    return bool(begun) and identity.finished(chain.output, {**what, **said})
 
 
 def _trained(chain: Chain, stage: Stage, records: data.RunData) -> Trained:

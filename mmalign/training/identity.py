@@ -45,6 +45,7 @@ _DATA = (
 _MATHS = (
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "warmup_steps",
     "weight_decay",
     "adam_beta1",
@@ -55,6 +56,7 @@ _MATHS = (
     "max_steps",
     "seed",
     "optim",
+    "optim_args",
     "sft_weight",
     "end_of_turn",
     "tower_learning_rate",
@@ -96,6 +98,9 @@ def _own_file(objective: Objective) -> str | None:
 
 
 def _plain(value: Any) -> Any:
+    """A value for JSON; a mapping as one word, None where it is empty, so that what was taken out of it is noticed."""
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True) if value else None
     return getattr(value, "value", value)
 
 

@@ -33,6 +33,8 @@ _MEANINGLESS = {
     "data_seed": "the order of the records comes from --seed",
     "auto_find_batch_size": "another batch size is another training; give one that fits",
     "save_only_model": "nothing could go on from such a checkpoint; the trained model is saved at the end anyway",
+    "ignore_data_skip": "after an interruption the first records would be learnt twice and the last ones never",
+    "resume_from_checkpoint": "it goes on by itself from the newest checkpoint in --output_dir; see --resume",
     "push_to_hub": "upload the folder when the training is done: hf upload",
 }
 """Flags of transformers that this trainer could only ignore, and why."""

@@ -34,6 +34,9 @@ REFERENCES = ("previous", "base")
 MERGED = "merged"
 """Folder inside a stage's own: its model with the adapter folded in."""
 
+MOST_LEVELS = 32
+"""Stages that an entry may become by ``each_difficulty``."""
+
 _OF_THE_CHAIN = ("model", "output_dir", "resume", "estimate_memory", "config", "stages", "stage_reference")
 """Flags that no stage has for itself."""
 
@@ -143,11 +146,13 @@ def plan(name: str, arguments: Sequence[str]) -> Chain:
     model, output = (common.pop(flag)[0] for flag in ("model", "output_dir"))
     whole = {flag: common.pop(flag) for flag in ("resume", "estimate_memory") if flag in common}
     options = {entry["name"]: _fields(entry.get("objective", name)) for entry in entries}
-    known = _fields(name).union(*options.values())
+    everywhere = {field.name for options in (ModelOptions, DataOptions, TrainOptions) for field in fields(options)}
+    known = _fields(name).union(*options.values()) - everywhere
     chain = Chain(model, Path(output), whole, ())
     stages: list[Stage] = []
     for entry in entries:
-        told = _without(known - options[entry["name"]], common)
+        not_its = known - options[entry["name"]] | {flag for flag, value in entry.items() if value is None}
+        told = {flag: words for flag, words in common.items() if flag not in not_its}
         mine = {**_given({k: v for k, v in entry.items() if k not in _WORDS}), **own.pop(entry["name"], {})}
         stage = Stage(entry["name"], str(entry.get("objective", name)), told, mine, moving)
         stages += _each(chain, stage, entry.get("each_difficulty"), own)
@@ -156,6 +161,8 @@ def plan(name: str, arguments: Sequence[str]) -> Chain:
         names = [*options, *(stage.name for stage in stages)]
         raise InputError(f"--{unknown}.{next(iter(own[unknown]))}: no such stage{flags.suggestion(unknown, names)}")
     _distinct([stage.name for stage in stages], config)
+    _reaches_a_stage(common, stages)
+    _one_reference_each(stages)
     return replace(chain, stages=tuple(stages))
 
 
@@ -179,6 +186,21 @@ def _entries(stages: Any, config: Path) -> list[dict[str, Any]]:
     return stages
 
 
+def _reaches_a_stage(common: Given, stages: Sequence[Stage]) -> None:
+    for flag in common:
+        if not any(flag in stage.given for stage in stages):
+            raise InputError(f"--{flag}: no stage's objective has it")
+
+
+def _one_reference_each(stages: Sequence[Stage]) -> None:
+    """Stages have other records, or another reference: what one precomputed is none of the next one's."""
+    files = [" ".join(stage.given.get("reference_cache", ())) for stage in stages]
+    if any(file and files.count(file) > 1 for file in files):
+        raise InputError(
+            "--reference_cache: stages cannot share one; leave it out, or say --STAGE.reference_cache FILE"
+        )
+
+
 def _distinct(names: Sequence[str], config: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -199,18 +221,17 @@ def _each(chain: Chain, stage: Stage, way: str | None, own: dict[str, Given]) ->
         return [stage]
     given = chain.flags(stage).data
     found = data.difficulties(given.data, given.difficulty)
+    if len(found) > MOST_LEVELS:
+        raise InputError(
+            f"stage {stage.name}: {len(found):,} different difficulties would be as many trainings; take --curriculum "
+            "with --curriculum_parts in one training, or name ranges by stages of their own (difficulty: [0.1, 0.2])"
+        )
     found = found if way == "easy_to_hard" else found[::-1]
     names = [f"{stage.name}-{number}" for number in range(1, len(found) + 1)]
     return [
         replace(stage, name=name, own={**stage.own, "difficulty": [repr(each)], **own.pop(name, {})})
         for name, each in zip(names, found, strict=True)
     ]
-
-
-def _without(others: set[str], common: Given) -> Given:
-    """The flags that all are told, but those that only other stages' objectives have."""
-    everywhere = {field.name for options in (ModelOptions, DataOptions, TrainOptions) for field in fields(options)}
-    return {flag: words for flag, words in common.items() if flag not in others - everywhere}
 
 
 def _fields(objective: str) -> set[str]:
@@ -220,7 +241,14 @@ def _fields(objective: str) -> set[str]:
 
 
 def _given(values: Mapping[str, Any]) -> Given:
-    """Flags of a YAML mapping."""
+    """Flags of a YAML mapping.
+
+    Raises:
+        InputError: a key is spelled with a hyphen, which no flag is in a file.
+    """
+    for key in map(str, values):
+        if "-" in key:
+            raise InputError(f"no such flag{flags.suggestion(key, [key.replace('-', '_')])}", field=key)
     words = [word for key, value in values.items() for word in flags.spell(str(key), value)]
     return _grouped(words)
 
@@ -232,7 +260,8 @@ def _grouped(words: Iterable[str]) -> Given:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            current = found[name.replace("-", "_") if "." not in name else name] = [value] if equals else []
+            stage, dot, name = name.rpartition(".")
+            current = found[f"{stage}{dot}{name.replace('-', '_')}"] = [value] if equals else []
         elif found:
             current.append(word)
         else:
@@ -257,7 +286,7 @@ def _for_one(arguments: Sequence[str]) -> tuple[dict[str, Given], Given]:
         elif name in (*_OF_THE_CHAIN, *_WORDS):
             raise InputError(f"--{flag}: {name} is no flag of a stage")
         else:
-            own.setdefault(stage, {})[name.replace("-", "_")] = words
+            own.setdefault(stage, {})[name] = words
     return own, rest
 
 

@@ -140,7 +140,8 @@ def test_the_base_is_the_reference_where_one_is_looked_at_and_is_not_the_model_i
 )
 def test_plans_that_do_not_fit_are_refused(entries, more, expected, tmp_path, files):
     config = tmp_path / "chain.yaml"
-    config.write_text(yaml.safe_dump({**COMMON, "stages": entries}))
+    common = {flag: value for flag, value in COMMON.items() if flag != "beta"}  # which sft has not
+    config.write_text(yaml.safe_dump({**common, "stages": entries}))
     with pytest.raises(InputError, match=expected):
         made = stages.plan("dpo", words(config, "M", files, tmp_path / "out", *more))
         for stage in made.stages:
@@ -154,9 +155,12 @@ def test_the_recipe_of_temple(tmp_path, files, monkeypatch):
     assert (first.objective.beta, first.options.sft_weight, last.options.sft_weight) == (0.1, 1.0, 0.0)
     assert [(each.model.lora_r, each.model.lora_alpha) for each in (first, last)] == [(32, 64), (32, 32)]
     assert [(each.options.learning_rate, each.model.freeze) for each in (first, last)] == [
-        (5e-6, ["tower"]),
-        (1e-4, []),
+        (5e-6, ["tower", "projector"]),
+        (1e-4, ["projector"]),
     ]
+    assert [
+        (each.model.lora_dropout, each.options.weight_decay, each.options.adam_beta2) for each in (first, last)
+    ] == [(0.05, 0.1, 0.95)] * 2
     assert (first.data.fps, first.data.frames, first.data.video_pixels) == (1.0, 600, 18_000_000)
 
 
@@ -381,3 +385,64 @@ def test_the_door_of_temple_brings_its_recipe(tiny_model, files, tmp_path):
     assert [line for line in done.stdout.splitlines() if line.endswith(":")] == ["level-1:", "level-2:", "sft:"]
     done = subprocess.run([*door, "--config", "absent.yaml", *given], env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and "absent.yaml: cannot be read" in done.stderr
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------
+
+
+def test_null_takes_back_what_all_are_told(tmp_path, files):
+    made = planned(tmp_path, files, (LEVELS, {**SFT, "max_length": None}), max_length=1000)
+    assert [made.flags(stage).data.max_length for stage in made.stages] == [1000, 1000, None]
+
+
+@pytest.mark.parametrize(
+    ("entries", "more", "expected"),
+    [
+        ([SFT], (), "--beta: no stage's objective has it"),
+        ([LEVELS, {**SFT, "learning-rate": 1e-3}], (), "learning-rate.*did you mean learning_rate"),
+        ([LEVELS, SFT], ("--precompute_reference", "true", "--reference_cache", "c"), "stages cannot share one"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(entries, more, expected, tmp_path, files):
+    with pytest.raises(InputError, match=expected):
+        planned(tmp_path, files, entries, *more)
+
+
+def test_a_stage_for_each_of_many_difficulties_is_refused(tmp_path, files):
+    pairs = write_pairs(tmp_path / "many", 40, 0, pictures=(0,))
+    write_jsonl(pairs, [replace(each, difficulty=i / 64) for i, each in enumerate(RecordFile(pairs))])
+    with pytest.raises(InputError, match="40 different difficulties would be as many trainings"):
+        planned(tmp_path, files, (LEVELS, SFT), "--data", str(pairs))
+
+
+def test_a_hyphen_in_a_flag_of_one_stage(tmp_path, files):
+    made = planned(tmp_path, files, (LEVELS, SFT), "--level-2.no-lora", "--sft.learning-rate", "1e-6")
+    assert [made.flags(stage).model.lora for stage in made.stages] == [True, False, True]
+    assert made.flags(made.stages[2]).options.learning_rate == 1e-6
+
+
+def test_answers_that_were_forgotten_are_named(config, tiny_model, files, tmp_path, capsys):
+    given = words(config, tiny_model, files, tmp_path)
+    train("dpo", *given[: given.index("--sft.data")], status=2)
+    assert "--sft.data FILE gives it its own" in capsys.readouterr().err
+
+
+def test_starting_over_starts_all_stages_over(whole, config, tiny_model, files, tmp_path, monkeypatch, capsys):
+    """Also where the first one comes out otherwise, as it does on a GPU."""
+    shutil.copytree(whole, tmp_path / "again")
+    begun = []
+    monkeypatch.setattr(session, "_trainer", lambda given, found: begun.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("dpo", *words(config, tiny_model, files, tmp_path / "again", "--resume", "false"))
+    assert len(begun) == 1
+    assert not {file.name for file in (tmp_path / "again").iterdir()} & {"level-1", "level-2", "sft"}
+
+
+def test_a_chain_that_never_began_does_not_hold_its_folder(config, tiny_model, files, tmp_path, kill, capsys):
+    kill(session, "_trainer", 1)
+    with pytest.raises(Killed):
+        train("dpo", *words(config, tiny_model, files, tmp_path))
+    train("dpo", *words(config, tiny_model, files, tmp_path, "--beta", "0.3", "--estimate_memory", "true"))
+    kill(session, "_trainer", 1)
+    with pytest.raises(Killed):
+        train("dpo", *words(config, tiny_model, files, tmp_path, "--beta", "0.3"))
