@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmalign.backbones import Job
 from mmalign.builders import Drop, Unit
 from mmalign.builders._masking import flaw
-from mmalign.builders._sentences import stopped
+from mmalign.builders._sentences import stopped, unquoted
 from mmalign.endpoint import Writer
 from mmalign.records import assistant_message, user_message
 
@@ -34,9 +34,11 @@ Sentence 1: {truth}"""
 LENGTHS = (0.5, 2.0)
 """Least and largest length of a rewritten answer, in words of the true one."""
 
-_NONE = re.compile(r"\W*(?:none\W*$|there\s+(?:is|are)\s+no\s+(?:key\s+)?differences?\b)", re.IGNORECASE)
+_NONE = re.compile(
+    r"\W*(?:none\W*$|there\s+(?:is|are)\s+no\s+(?:key\s+)?differences?\b(?!.*\b(?:but|except|however|than|apart)\b))",
+    re.IGNORECASE | re.DOTALL,
+)
 _LABEL = re.compile(r"\W*(?:(?:rewritten|revised|new)\s+)?sentence(?:\s*1)?\W*:[\s*]*", re.IGNORECASE)
-_QUOTES = {'"': '"', "“": "”", "'": "'"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,4 @@ def _checked(written: str, truth: str, named: str) -> Rewritten | Drop:
 def _bare(written: str, truth: str) -> str:
     """What was written, less a label before it and quotes around it that the true answer does not have."""
     text = written if _LABEL.match(truth) else _LABEL.sub("", written, count=1)
-    closing = _QUOTES.get(text[:1])
-    if closing and len(text) > 1 and text.endswith(closing) and not truth.lstrip().startswith(text[0]):
-        text = text[1:-1].strip()
-    return text
+    return text if truth.lstrip()[:1] == text[:1] else unquoted(text)

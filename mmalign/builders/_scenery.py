@@ -72,11 +72,11 @@ def refusal(found: Sequence[Run], *, least: int, share: int, most: int) -> Drop 
 
     Args:
         least: runs that it has to have.
-        share: no group may have more than n // ``share`` of the n runs.
+        share: no group may have more than n // ``share`` of the n runs; one it may have always.
         most: nor more than so many.
     """
     if len(found) < least:
         return Drop("few_runs", f"{len(found)} of different shots")
     group, times = Counter(run.group for run in found).most_common(1)[0]
-    allowed = min(len(found) // share, most)
+    allowed = max(1, min(len(found) // share, most))
     return Drop("recurring", f"group {group} in {times} of {len(found)} runs") if times > allowed else None

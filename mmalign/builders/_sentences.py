@@ -87,3 +87,13 @@ def _is_abbreviation(text: str, dot: int, following: str) -> bool:
     if lower in _SELDOM_LAST:
         return following.islower()
     return lower in _NEVER_LAST or _INITIALS.fullmatch(word) is not None
+
+
+def unquoted(text: str) -> str:
+    """Less the pair of quotation marks around all of it, if there is one."""
+    closing = {'"': '"', "“": "”", "'": "'"}.get(text[:1])
+    if closing is None or len(text) < 2 or not text.endswith(closing):
+        return text
+    if closing != "'" and closing in text[1:-1]:  # two pairs; an apostrophe is none
+        return text
+    return text[1:-1].strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mmalign.builders._sentences import unquoted
 from mmalign.records import Message, user_message
 
 FIRST_PROMPT = "Describe in detail what this video shows."
@@ -37,7 +38,6 @@ _LABEL = re.compile(r"""^[\s*"'“”#]*(?:detailed\s+)?caption(?:\s+(?:of|for)\
 _BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
 _CLIP = re.compile(r"\b(?:the\s+)?(video\s+clip\s+(\d+))\b", re.IGNORECASE)
 _ASIDE = re.compile(r"\s*\([^()]*\bcaptions?\s+\d[^()]*\)", re.IGNORECASE)
-_QUOTES = "\"'“”"
 
 
 def clip_question(before: int, first_prompt: str, next_prompt: str) -> list[Message]:
@@ -64,12 +64,12 @@ def caption_of(answer: str, before: int) -> str:
     """The caption in an answer about a clip, on one line; '' where there is none.
 
     Without clips before it, all of it. Behind others, the last line, since analysis comes first, and clips are named by
-    where they stand. Labels, quotation marks and asterisks around it are taken off.
+    where they stand. Labels, asterisks and a pair of quotation marks around it are taken off.
     """
     text = _spoken(answer).replace("**", "")
-    lines = [line for line in map(str.strip, text.splitlines()) if line.strip(_QUOTES + " *`")]
+    lines = [line for line in map(str.strip, text.splitlines()) if line.strip("\"'“” *`")]
     caption = " ".join(lines) if not before else lines[-1] if lines else ""
-    caption = _LABEL.sub("", caption).strip().strip(_QUOTES).strip()
+    caption = unquoted(_LABEL.sub("", unquoted(caption.strip())).strip())
     return _CLIP.sub(lambda found: _named(found, before + 1), caption) if before else caption
 
 

@@ -405,6 +405,7 @@ def test_what_only_one_side_says_is_marked_there(root: Path) -> None:
 @pytest.mark.parametrize("named, written, reason", [
     ("None", "", "no_key_difference"), (" none. ", "", "no_key_difference"), ('"None"', "", "no_key_difference"),
     ("There are no key differences between them.", "", "no_key_difference"),
+    ("There are no differences in the objects, but one says open and one says closed.", "", "not_rewritten"),
     ("", "x", "model_wrote_nothing"),
     ("The door.", "", "not_rewritten"), ("The door.", "A dog.", "not_rewritten"), ("The door.", OPEN, "not_rewritten"),
     ("The door.", "he opens the door, and walks out into the rain!", "not_rewritten"),

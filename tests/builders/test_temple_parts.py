@@ -81,6 +81,10 @@ def test_which_runs_tell_a_story(order: str, reason: str | None) -> None:
         assert refused == Drop("recurring", "group 97 in 2 of 5 runs")
 
 
+def test_two_different_runs_tell_one_too_where_so_few_are_asked_for() -> None:
+    assert refusal([Run(0, [0]), Run(1, [1])], least=2, share=3, most=3) is None
+
+
 # ---- key frames ----------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +169,9 @@ def test_questions() -> None:
     ("<think>A dog?\nOr a cat.</think>\nA cat.", 1, "A cat."),
     (r"So \boxed{A cat {here}.}", 1, "A cat {here}."),
     ("A cat.\n***\n", 1, "A cat."),
+    ('A sign reads "STOP"', 0, 'A sign reads "STOP"'),
+    ('"Go" and "Stop"', 0, '"Go" and "Stop"'),
+    ('"Caption: A cat."', 0, "A cat."),
     ("", 0, ""),
     (" \n ", 1, ""),
 ])  # fmt: skip
