@@ -11,6 +11,7 @@ on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. It
 
 - ``wants``, a class variable: `BACKBONE`, a model whose forward it steers (so for one that says nothing); `WRITER`, any
   model that writes texts, here or behind an endpoint; `NOTHING`, no model at all;
+- ``aside``, a class variable: names of options on which nothing that it writes depends (a folder to keep work in);
 - ``outcome(record) -> str``: the word that a record is counted under when all are built;
 - ``inputs() -> dict[str, str]``: fingerprints of what else its records depend on (an index, a second model);
 - ``check(model)``: raises InputError at a model that will not do, before anything is written.
@@ -118,7 +119,7 @@ def build(
         raise InputError(f"must be 1 or more, got {batch_size}", field="batch_size")
     maker = {
         "builder": type(builder).__module__.rpartition(".")[2],
-        "options": asdict(builder),
+        "options": {k: v for k, v in asdict(builder).items() if k not in getattr(builder, "aside", ())},
         "model": model.fingerprint() if model else None,
     }
     if hasattr(builder, "check"):
@@ -211,7 +212,9 @@ class ModelOptions:
     dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
     attn_implementation: str = plugins.option("sdpa", "sdpa or eager.")
     trust_remote_code: bool = plugins.option(False, "Run code that came with the model.")
-    video: str = plugins.option("auto", "How it sees clips: native, frames (as pictures), or auto: native if it can.")
+    video: str = plugins.option(
+        "auto", "How it sees clips: native, frames (as pictures), or auto: as in its training, else native if it can."
+    )
     batch_size: int = plugins.option(8, "Texts that the model writes at a time: as many as fit in memory.")
 
 

@@ -88,6 +88,7 @@ class TEMPLE(Selection):
     seed: int = option(0, "Another seed gives other perturbations and responses.")
 
     wants: ClassVar[str] = WRITER
+    aside: ClassVar[tuple[str, ...]] = ("work",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -79,7 +79,7 @@ class ModelOptions:
         default="auto",
         metadata={
             "help": "How clips are shown: native, by the video processor of the model's family; frames, as pictures of "
-            "their frames; auto, the first where that can be."
+            "their frames; auto, as in its training, or else the first where that can be."
         },
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that came with the model."})
