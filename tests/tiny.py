@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -135,16 +136,23 @@ def run_command(
     return done
 
 
-def run_deepspeed(processes: int, script: str | Path, *arguments: str | Path, port: int = 29611) -> str:
+def deepspeed_command(*flags: str | Path) -> list[str]:
+    """`deepspeed ...` at a port that nobody has."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [str(Path(sys.executable).parent / "deepspeed"), "--master_port", str(port), *map(str, flags)]
+
+
+def run_deepspeed(processes: int, script: str | Path, *arguments: str | Path) -> str:
     """`deepspeed --num_gpus N script ...`; what it printed."""
-    launcher = Path(sys.executable).parent / "deepspeed"
-    command = [launcher, "--num_gpus", str(processes), "--master_port", str(port), script, *arguments]
+    command = deepspeed_command("--num_gpus", str(processes), script, *arguments)
     both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(list(map(str, command)), env=environment(), start_new_session=True, **both) as launcher:
+    with subprocess.Popen(command, env=environment(), start_new_session=True, **both) as process:
         try:
-            printed, _ = launcher.communicate(timeout=600)
-        except subprocess.TimeoutExpired:  # its ranks too, or they keep the port from the tests that follow
-            os.killpg(launcher.pid, signal.SIGKILL)
-            raise AssertionError(f"no end after 600 seconds:\n{launcher.communicate()[0]}") from None
-    assert launcher.returncode == 0, printed
+            printed, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its ranks too
+            raise AssertionError(f"no end after 600 seconds:\n{process.communicate()[0]}") from None
+    assert process.returncode == 0, printed
     return printed

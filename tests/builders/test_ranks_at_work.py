@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from scripted import media, source
 from mmalign import builders
 from mmalign.records import write_jsonl
 from tests.conftest import REPOSITORY
-from tests.tiny import environment, write_model
+from tests.tiny import deepspeed_command, environment, write_model
 
 CAPTION = "A large red circle is at the top. There is a small blue star on the right."
 LIMITS = ("--max_sentence_tokens", "12", "--max_answer_tokens", "12", "--unit_size", "2", "--n_tries", "3")
@@ -35,12 +34,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], bytes]:
     return flags, (folder / "one.jsonl").read_bytes()
 
 
-def launch(ranks: int, flags: list[str], output: Path, port: int) -> subprocess.Popen[str]:
-    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(port)]
-    script = [str(REPOSITORY / "data_builders" / "bdhs.py"), *flags, "--output", str(output)]
-    return subprocess.Popen(
-        [*launcher, *script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+def launch(ranks: int, flags: list[str], output: Path) -> subprocess.Popen[str]:
+    command = deepspeed_command(
+        "--num_gpus", str(ranks), REPOSITORY / "data_builders" / "bdhs.py", *flags, "--output", output
     )
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finished(output: Path) -> dict[str, int]:
@@ -72,7 +70,7 @@ def wait_for(condition: Callable[[], bool], launcher: subprocess.Popen[str]) -> 
 def test_a_rank_is_killed_and_others_finish_its_work(work: tuple[list[str], bytes], tmp_path: Path) -> None:
     flags, whole = work
     output = tmp_path / "pairs.jsonl"
-    four = launch(4, flags, output, port=29671)
+    four = launch(4, flags, output)
     wait_for(lambda: finished(output).get("shard-00002.jsonl", 0) >= 1, four)
     os.kill(process_of(2, four, output), signal.SIGKILL)
     said = four.communicate(timeout=300)[0]
@@ -80,7 +78,7 @@ def test_a_rank_is_killed_and_others_finish_its_work(work: tuple[list[str], byte
     assert not output.exists()
     done = finished(output)
     assert 1 <= done["shard-00002.jsonl"] < 6, "killed in the middle of its six units"
-    two = launch(2, flags, output, port=29672)
+    two = launch(2, flags, output)
     said = two.communicate(timeout=300)[0]
     assert two.returncode == 0, said
     assert output.read_bytes() == whole

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from mmalign.training import metrics
 from tests.conftest import REPOSITORY
-from tests.tiny import environment, run_command
+from tests.tiny import deepspeed_command, environment, run_command
 
 FLAGS = (
     "--learning_rate", "3e-3", "--lora", "true", "--max_steps", "4", "--logging_steps", "1", "--save_strategy", "no",
@@ -25,13 +23,12 @@ def test_two_nodes(moved_model, tiny_model, mixed_pairs, tmp_path, zero):
     run_command("train", "dpo", *base, "--output_dir", one, "--per_device_train_batch_size", "4")
     hosts = tmp_path / "hostfile"
     hosts.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
-    launcher = [Path(sys.executable).parent / "deepspeed", "--hostfile", hosts, "--no_ssh"]
-    launcher += ["--master_addr", "127.0.0.1", "--master_port", "29655"]
+    both = deepspeed_command("--hostfile", hosts, "--no_ssh", "--master_addr", "127.0.0.1")
     script = [REPOSITORY / "train" / "dpo.py", *base, "--output_dir", two, "--deepspeed", zero]
     script += ["--per_device_train_batch_size", "2"]
     nodes = [
         subprocess.Popen(
-            list(map(str, [*launcher, "--node_rank", rank, *script])),
+            list(map(str, [*both, "--node_rank", rank, *script])),
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

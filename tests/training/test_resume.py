@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mmalign.training import checkpoints, metrics
 from tests.conftest import REPOSITORY
-from tests.tiny import environment, run_command
+from tests.tiny import deepspeed_command, environment, run_command
 
 FLAGS = (
     "--lora", "--lora_dropout", "0.1", "--learning_rate", "1e-3", "--num_train_epochs", "3", "--logging_steps", "2",
@@ -30,10 +30,9 @@ def command(launcher: list[str], tiny_model: Path, pairs: Path, output: Path) ->
 
 
 ONE = [sys.executable, "-m", "mmalign.cli", "train", "dpo"]
-TWO = [
-    str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", "2", "--master_port", "29622",
-    str(REPOSITORY / "train" / "objective.py"), "--objective", "bco", "--deepspeed", "zero2",
-]  # fmt: skip
+TWO = deepspeed_command(
+    "--num_gpus", "2", REPOSITORY / "train" / "objective.py", "--objective", "bco", "--deepspeed", "zero2"
+)
 
 
 def kill_when(process: subprocess.Popen, condition) -> None:

@@ -344,9 +344,9 @@ def test_a_bad_record_of_the_last_stage_is_found_before_the_first_begins(config,
     assert not (tmp_path / "out").exists()
 
 
-def two_processes(zero: str, port: int, *given: str) -> str:
+def two_processes(zero: str, *given: str) -> str:
     more = ("--per_device_train_batch_size", "1", "--deepspeed", zero)
-    return run_deepspeed(2, REPOSITORY / "train" / "temple.py", *given, *more, port=port)
+    return run_deepspeed(2, REPOSITORY / "train" / "temple.py", *given, *more)
 
 
 def assert_same_losses(ours: Path, theirs: Path) -> None:
@@ -357,20 +357,20 @@ def assert_same_losses(ours: Path, theirs: Path) -> None:
 
 def test_two_processes_have_the_losses_of_one_and_go_on_alike(whole, config, tiny_model, files, tmp_path):
     given = words(config, tiny_model, files, tmp_path)
-    assert two_processes("zero2", 29641, *given).count("stage 3 of 3: sft (sft, ") == 1
+    assert two_processes("zero2", *given).count("stage 3 of 3: sft (sft, ") == 1
     assert_same_losses(tmp_path, whole)
     before = load_file(tmp_path / "model.safetensors")
     for file in (tmp_path / "training.json", tmp_path / "sft" / "training.json"):  # as killed before the second merge
         file.write_text(file.read_text().replace('"finished": true', '"finished": false'))
     shutil.rmtree(tmp_path / "level-2" / "merged")
-    said = two_processes("zero2", 29642, *given)
+    said = two_processes("zero2", *given)
     assert [f"{tmp_path / name} is finished" in said for name in ("level-1", "level-2", "sft")] == [True, True, False]
     after = load_file(tmp_path / "model.safetensors")
     assert all((after[name] == before[name]).all() for name in before)
 
 
 def test_so_do_two_that_share_the_weights(whole, config, tiny_model, files, tmp_path):
-    two_processes("zero3", 29643, *words(config, tiny_model, files, tmp_path))
+    two_processes("zero3", *words(config, tiny_model, files, tmp_path))
     assert_same_losses(tmp_path, whole)
     assert (tmp_path / "model.safetensors").is_file()
 
