@@ -21,6 +21,7 @@ Align image and video language models so that they stop saying what is not there
   demo       the whole story in minutes on a laptop: build pairs, train, evaluate, and a page to look at
   build      make preference records:      mmalign build bdhs --model MODEL --data SOURCES.jsonl --output PAIRS.jsonl
   train      train on them:                mmalign train dpo --model MODEL --data PAIRS.jsonl --output_dir FOLDER
+  reward     score responses:              mmalign reward PAIRS.jsonl --scorer judge --model MODEL --output SCORED.jsonl
   predict    answer a benchmark:           mmalign predict pope --model MODEL --data FOLDER --output ANSWERS.jsonl
   score      score the answers:            mmalign score pope --data FOLDER --predictions ANSWERS.jsonl
   index      make pictures searchable:     mmalign index --model MODEL --images FOLDER --output INDEX
@@ -151,6 +152,13 @@ def merge(arguments: list[str]) -> int:
     return 0
 
 
+def reward(arguments: list[str]) -> int:
+    """Write scores into records."""
+    from mmalign.rewards._writing import main
+
+    return main(arguments)
+
+
 def predict(arguments: list[str]) -> int:
     """Answer a benchmark's questions."""
     from mmalign.benchmarks import predict
@@ -176,6 +184,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo,
     "build": build,
     "train": train,
+    "reward": reward,
     "predict": predict,
     "score": score,
     "index": index,

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from http.client import HTTPException, InvalidURL
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.error import HTTPError, URLError
@@ -24,6 +24,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 
 from mmalign.media import as_pictures
+from mmalign.plugins import option
 from mmalign.records import InputError, assistant_message
 
 if TYPE_CHECKING:
@@ -88,6 +89,44 @@ def load_writer(name: str, **options: Any) -> Writer:
     from mmalign import backbones  # imports torch
 
     return backbones.load(name, **options)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Flags of a model that is loaded here."""
+
+    model: str = field(metadata={"help": "Hugging Face folder or name of the model, or a PEFT adapter's folder."})
+    adapter: str | None = option(None, "PEFT adapter folder to put on top of the model.")
+    dtype: str = option("auto", "auto, float32, bfloat16 or float16.")
+    attn_implementation: str = option("sdpa", "sdpa or eager.")
+    trust_remote_code: bool = option(False, "Run code that came with the model.")
+    video: str = option(
+        "auto", "How it sees clips: native, frames (as pictures), or auto: as in its training, else native if it can."
+    )
+    batch_size: int = option(8, "Texts that the model reads or writes at a time: as many as fit in memory.")
+
+    def load(self) -> Writer:
+        """The model.
+
+        Raises:
+            InputError: there is none; or it is behind a server, and has to be here.
+        """
+        if is_address(self.model) and not isinstance(self, WriterOptions):
+            raise InputError(f"is to be loaded here, not behind {self.model}", field="model")
+        given = {name: value for name, value in asdict(self).items() if name not in ("model", "batch_size")}
+        return load_writer(self.model, **given)
+
+
+@dataclass(frozen=True)
+class WriterOptions(ModelOptions):
+    """Flags of any model that writes."""
+
+    model: str = field(
+        metadata={
+            "help": "Hugging Face folder or name of the model, or a PEFT adapter's folder; or URL#MODEL, such as "
+            "http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct, of a server that speaks OpenAI's protocol (vLLM)."
+        }
+    )
 
 
 @dataclass(frozen=True)

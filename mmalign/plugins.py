@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -29,6 +30,15 @@ def check(plugin: Any, name: str, fine: bool, wanted: str) -> None:
     """Raise InputError unless an option of ``plugin`` is ``fine``; ``wanted`` says in words what it may be."""
     if not fine:
         raise InputError(f"must be {wanted}, got {getattr(plugin, name)}", field=name)
+
+
+def own_files(plugin: Any) -> list[str]:
+    """Python files that are not part of this package: the plugin's own, and those that its options name."""
+    values = [value for value in dataclasses.asdict(plugin).values() if isinstance(value, str) and ".py:" in value]
+    files = [file for value in values if os.path.isfile(file := f"{value.partition('.py:')[0]}.py")]  # else a text
+    if not type(plugin).__module__.startswith(f"{__name__.partition('.')[0]}."):
+        files.append(type(plugin).__call__.__code__.co_filename)
+    return files
 
 
 def names(package: str) -> list[str]:

@@ -19,7 +19,6 @@ on batching or on the number of processes. Output ids are ``SOURCE#VARIANT``. It
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,8 +26,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmalign import endpoint, flags, plugins, runs
+from mmalign import flags, plugins, runs
 from mmalign.builders._sources import sources
+from mmalign.endpoint import ModelOptions, WriterOptions
 from mmalign.media import open_image
 from mmalign.records import InputError, MediaError, Record, media_path, read_jsonl
 from mmalign.runs import Drop, Summary
@@ -145,7 +145,7 @@ def build(
             "dtype": dtype,
             **({"batch_size": batch_size} if coarse else {}),
             **({"native_video": True} if getattr(model, "native_video", False) else {}),
-            "files": _files_of(builder),
+            "files": {file: runs.fingerprint(Path(file)) for file in plugins.own_files(builder)},
             "inputs": inputs,
             "media_root": str(root),
         },
@@ -179,15 +179,6 @@ def _refusal(error: InputError) -> Drop | None:
     return Drop("not_encodable", str(error)) if error.field == "prompt" else None
 
 
-def _files_of(builder: Builder) -> dict[str, str]:
-    """Fingerprints of the user's own Python files: the builder's, and those that its options name."""
-    values = [value for value in asdict(builder).values() if isinstance(value, str) and ".py:" in value]
-    files = [file for value in values if os.path.isfile(file := f"{value.partition('.py:')[0]}.py")]  # else a text
-    if not type(builder).__module__.startswith(f"{__name__}."):
-        files.append(type(builder).__call__.__code__.co_filename)
-    return {file: runs.fingerprint(Path(file)) for file in files}
-
-
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 
@@ -201,33 +192,6 @@ class BuildOptions:
     output: str = field(metadata={"help": "Preference records to write (JSONL). The same command again resumes."})
     media_root: str | None = plugins.option(None, "Folder that media paths start from (default: the data file's own).")
     unit_size: int = plugins.option(16, "Sources in a unit: what is batched, and the most that a kill can cost.")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What builders write with that want a model."""
-
-    model: str = field(metadata={"help": "Hugging Face folder or name of the model, or a PEFT adapter's folder."})
-    adapter: str | None = plugins.option(None, "PEFT adapter folder to put on top of the model.")
-    dtype: str = plugins.option("auto", "auto, float32, bfloat16 or float16.")
-    attn_implementation: str = plugins.option("sdpa", "sdpa or eager.")
-    trust_remote_code: bool = plugins.option(False, "Run code that came with the model.")
-    video: str = plugins.option(
-        "auto", "How it sees clips: native, frames (as pictures), or auto: as in its training, else native if it can."
-    )
-    batch_size: int = plugins.option(8, "Texts that the model writes at a time: as many as fit in memory.")
-
-
-@dataclass(frozen=True)
-class WriterOptions(ModelOptions):
-    """What builders write with that want any model that writes."""
-
-    model: str = field(
-        metadata={
-            "help": "Hugging Face folder or name of the model, or a PEFT adapter's folder; or URL#MODEL, such as "
-            "http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct, of a server that speaks OpenAI's protocol (vLLM)."
-        }
-    )
 
 
 _MODEL_OPTIONS: dict[str, list[type]] = {BACKBONE: [ModelOptions], WRITER: [WriterOptions], NOTHING: []}
@@ -252,7 +216,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     if not root.is_dir():
         raise InputError("is no folder that media paths could start from", file=root, field="media_root")
     found = sources(options.data)
-    model = _load_model(of_model[0]) if of_model else None
+    model = of_model[0].load() if of_model else None
     batch_size = {"batch_size": of_model[0].batch_size} if of_model else {}
     summary = build(builder, found, model, output, media_root=root, unit_size=options.unit_size, **batch_size)
     if not summary.complete:
@@ -281,19 +245,6 @@ def parser(name: str) -> HfArgumentParser:
         usage=f"%(prog)s {given} [--config FILE.yaml] [flags]",
         description=(plugin.__doc__ or "").strip(),
         epilog=f"Example: mmalign build {name}{shelf} {given}",
-    )
-
-
-def _load_model(options: ModelOptions) -> Writer:
-    if endpoint.is_address(options.model) and not isinstance(options, WriterOptions):
-        raise InputError(f"is to be loaded here, not behind {options.model}", field="model")
-    return endpoint.load_writer(
-        options.model,
-        adapter=options.adapter,
-        dtype=options.dtype,
-        attn_implementation=options.attn_implementation,
-        trust_remote_code=options.trust_remote_code,
-        video=options.video,
     )
 
 

@@ -65,6 +65,7 @@ class Reward(Protocol):
 
     Attributes:
         pairwise: whether it compares chosen with rejected, or looks at chosen alone.
+        wants_model: whether it is called with a model; one that says nothing is.
     """
 
     pairwise: ClassVar[bool]

@@ -27,6 +27,7 @@ class Recorded:
     file: str = option("", "JSONL file of ids and their scores.")
 
     pairwise: ClassVar[bool] = False
+    wants_model: ClassVar[bool] = False
 
     def __call__(
         self, model: None = None, *, media_root: str | Path = "", batch_size: int = 8, frames: FrameChoice = FRAMES
