@@ -183,3 +183,21 @@ def test_batching_changes_nothing(root: Path, tmp_path: Path):
         output = tmp_path / f"{size}.jsonl"
         build(load("perturb"), sources, None, output, media_root=root, unit_size=size, progress=False)
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "3.jsonl").read_bytes()
+
+
+def test_a_folder_with_all_kinds_of_files_is_built_to_its_end(shared_data: Path, tmp_path: Path) -> None:
+    """Real clips, a broken one and short ones among them: each is a source of records or a drop with a reason."""
+    names = sorted(file.name for file in (shared_data / "videos").iterdir() if file.suffix in (".mp4", ".mov", ".mkv"))
+    rows = [{"id": name, "video": name, "question": "What happens?", "answer": "Something."} for name in names]
+    write_jsonl(tmp_path / "clips.jsonl", rows)
+    command = ["--data", tmp_path / "clips.jsonl", "--media_root", shared_data / "videos"]
+    assert main("perturb", [str(word) for word in (*command, "--output", tmp_path / "out.jsonl")]) == 0
+    drops = read_jsonl(tmp_path / "out.jsonl.run" / "drops.jsonl", lambda row, **_: row)
+    assert {drop["source"]: drop["reason"] for drop in drops} == {
+        "corrupted.mp4": "truncated",
+        "unordered.mov": "too_short",
+        "video_0.mov": "too_short",
+        "video_90.mov": "too_short",
+    }
+    kept = {record.videos[0] for record in read_jsonl(tmp_path / "out.jsonl", Record.parse)}
+    assert len(names) == 10 and kept == {*names} - {"corrupted.mp4", "unordered.mov", "video_0.mov", "video_90.mov"}
